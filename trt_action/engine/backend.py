@@ -1,0 +1,128 @@
+"""What a backend is. Nobody outside this room imports onnxruntime, tensorrt or CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a session. `shape` holds ints, symbolic names, or None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Settings of the runtime that change speed; they land in the fingerprint and in the cache key.
+
+    `threads` 0 = one per CPU of the affinity mask. `graph_optimization` applies to the build of the engine
+    (and to loading a plain ONNX file).
+    """
+
+    threads: int = 0
+    graph_optimization: str = "all"  # disabled | basic | extended | all
+    memory_arena: bool = True
+    spinning: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """Everything a worker process needs to load one engine; crosses to the child as JSON."""
+
+    backend: str
+    path: Path
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    prepared: bool = True
+    """True: `path` is an engine of the backend. False: a plain ONNX file (the reference), to be optimised at load."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "backend": self.backend,
+            "path": str(self.path),
+            "options": self.options.as_json(),
+            "prepared": self.prepared,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Loadable:
+        return cls(
+            record["backend"], Path(record["path"]), RuntimeOptions(**record["options"]), record["prepared"]
+        )
+
+
+class Session(Protocol):
+    """A loaded engine. `run` is the timed call: one inference on the bound inputs, complete when it returns."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def outputs(self) -> tuple[Tensor, ...]: ...
+
+    def bind(self, feeds: Feeds) -> None:
+        """Copy inputs where `run` reads them and let outputs be allocated once.
+
+        Raises:
+            DataError: a name, dtype or shape does not fit.
+        """
+
+    def run(self) -> None:
+        """One inference. No allocation of ours, no checks."""
+
+    def fetch(self) -> dict[str, Array]:
+        """Copies of the outputs of the last `run`, by name."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """One way to compile and run a model."""
+
+    name: str
+
+    def version(self) -> str:
+        """Version of the runtime library, e.g. `1.32.0`.
+
+        Raises:
+            BackendUnavailableError: the library is not installed.
+        """
+
+    def build(self, prepared: Path, out_dir: Path, options: RuntimeOptions) -> Path:
+        """Compile; called in a child process. Returns the engine file inside `out_dir`.
+
+        Raises:
+            BuildError: with the backend's own words.
+        """
+
+    def load(self, loadable: Loadable) -> Session:
+        """Load an engine (or a plain ONNX file).
+
+        Raises:
+            BuildError: the file is not loadable here.
+        """
+
+    def describe(self, options: RuntimeOptions) -> dict[str, Any]:
+        """For the fingerprint: versions, providers, device; plain JSON values."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """numpy dtype for a tensor's `dtype` name, bfloat16 included (through ml_dtypes)."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(object if name == "string" else name)

@@ -1,0 +1,167 @@
+"""One way to fail.
+
+Every failure that a user can meet is a `TrtActionError` subclass with its own exit code. The doors
+(`cli.py`, `entrypoint.py`) turn it into a message, an annotation, a section of the comment and the exit code;
+nothing below the doors calls `sys.exit`.
+
+Exit codes 0, 1 and 3 are outcomes of a run that worked (passed, failed, inconclusive); the others are here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_PASSED = 0
+EXIT_GATE_FAILED = 1
+EXIT_INCONCLUSIVE = 3
+
+
+class TrtActionError(Exception):
+    """Base of every failure that is told to a person.
+
+    Args:
+        what: what happened, in one sentence, with the name and the value that caused it.
+        why: what that means or where it usually comes from (one or two sentences; may be empty).
+        fix: the next step for the reader, as an instruction.
+    """
+
+    exit_code: ClassVar[int] = 70
+    title: ClassVar[str] = "Internal error"
+    default_fix: ClassVar[str] = ""
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.fix = fix or self.default_fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self).__name__, self.what, self.why, self.fix)
+
+
+class SettingsError(TrtActionError):
+    """A setting is unknown, malformed, out of range or contradicts another."""
+
+    exit_code = 2
+    title = "Bad settings"
+    default_fix = "Run `trt-action run --help` for the names, or `trt-action schema config` for your editor."
+
+
+class ModelError(TrtActionError):
+    """The ONNX model cannot be used: unreadable, invalid, incomplete, unsafe, or its shapes are open."""
+
+    exit_code = 2
+    title = "Bad model"
+    default_fix = "Check the file with `python -c \"import onnx; onnx.checker.check_model('model.onnx')\"`."
+
+
+class DataError(TrtActionError):
+    """Calibration or validation data do not fit the model (names, shapes, dtypes, lengths) or are unreadable."""
+
+    exit_code = 2
+    title = "Bad data"
+
+
+class EvidenceError(TrtActionError):
+    """An evidence file is not valid against the schema, too large, or of an unknown version."""
+
+    exit_code = 2
+    title = "Bad evidence"
+    default_fix = "Make a new one with `trt-action run`; `trt-action schema evidence` prints the schema."
+
+
+class PrecisionError(TrtActionError):
+    """The asked precision could not be made, or was made and is not there (counted, not assumed)."""
+
+    exit_code = 4
+    title = "Precision not achieved"
+
+
+class BuildError(TrtActionError):
+    """The backend refused to build or to load the engine."""
+
+    exit_code = 5
+    title = "Engine build failed"
+
+
+class MeasureError(TrtActionError):
+    """A measuring worker crashed, hung, or its clock or outputs cannot be trusted."""
+
+    exit_code = 6
+    title = "Measurement failed"
+
+
+class MetricError(TrtActionError):
+    """The user's own metric or data function failed, ran too long, or returned something unusable."""
+
+    exit_code = 7
+    title = "User function failed"
+
+
+class StorageError(TrtActionError):
+    """A file cannot be read or written: permissions, read-only file system, disk full."""
+
+    exit_code = 8
+    title = "Cannot read or write a file"
+
+
+class OutOfMemoryError(TrtActionError):
+    """A child process ran out of host or device memory."""
+
+    exit_code = 9
+    title = "Out of memory"
+    default_fix = "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
+
+
+class BackendUnavailableError(TrtActionError):
+    """The backend's libraries or its hardware are not on this host, or not the ones asked for."""
+
+    exit_code = 10
+    title = "Backend not available"
+
+
+class GitError(TrtActionError):
+    """The base cannot be read from Git: no repository, unknown revision, missing history, LFS object missing."""
+
+    exit_code = 11
+    title = "Base not readable from Git"
+
+
+class InterruptedRunError(TrtActionError):
+    """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
+
+    exit_code = 130
+    title = "Stopped"
+
+
+class InternalError(TrtActionError):
+    """Something this program did not foresee. Always a bug of ours."""
+
+    default_fix = "Please report it with the log file that this message names."
+
+
+def all_errors() -> dict[str, type[TrtActionError]]:
+    """Every error class by name, for the table in the documentation and for crossing a process boundary."""
+    found: dict[str, type[TrtActionError]] = {}
+    queue: list[type[TrtActionError]] = [TrtActionError]
+    while queue:
+        cls = queue.pop()
+        found[cls.__name__] = cls
+        queue.extend(cls.__subclasses__())
+    return found
+
+
+def _restore(name: str, what: str, why: str, fix: str) -> TrtActionError:
+    return all_errors().get(name, InternalError)(what, why=why, fix=fix)
+
+
+def restore(record: dict[str, str]) -> TrtActionError:
+    """The error that a child process sent as `{"type", "what", "why", "fix"}`."""
+    return _restore(
+        record.get("type", ""), record.get("what", ""), record.get("why", ""), record.get("fix", "")
+    )
+
+
+def record(error: TrtActionError) -> dict[str, str]:
+    """The inverse of `restore`: plain strings, safe as JSON."""
+    return {"type": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}

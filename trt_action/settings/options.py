@@ -1,0 +1,86 @@
+"""The table of every setting: one row each. The command line, the environment, the action's inputs, the pydantic
+model, the JSON Schema and the README's table all come from here. Standard library only: `--help` must stay instant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+GROUPS = ("Model", "Precision and data", "Engine", "Measuring", "Gates", "Output")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting. `default` is what the typed model starts from; None = unset."""
+
+    name: str
+    group: str
+    default: Any
+    metavar: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("model", "Model", None, "PATH", "ONNX model to judge (head)."),
+    Option("name", "Model", None, "NAME", "Display name; default: the file's stem."),
+    Option("base", "Model", "auto", "PATH|REF|auto|none",
+           "What head is compared with: a model file, a Git revision, `auto` (merge-base with the default branch), "
+           "or `none` (absolute gates only)."),
+    Option("base-precision", "Model", None, "PRECISION",
+           "Precision of the base; default: the base's own config when it comes from Git, else the same as head.",
+           ("fp32", "fp16", "bf16", "int8")),
+    Option("shapes", "Model", None, "JSON",
+           "Shapes of dynamic inputs: `{input: [1, 3, 224, 224]}` or `{input: {min: …, opt: …, max: …}}`; "
+           "`opt` is what is measured."),
+    Option("batch-size", "Model", 1, "N", "Batch that is measured when the batch axis is open and `shapes` is unset."),
+    Option("precision", "Precision and data", "fp32", "PRECISION", "Precision of the engine.",
+           ("fp32", "fp16", "bf16", "int8")),
+    Option("calibration-data", "Precision and data", None, "PATH",
+           "Representative inputs for int8: `.npz`, a folder of `.npy`, or `file.py:function`."),
+    Option("calibration-samples", "Precision and data", 128, "N", "At most this many samples calibrate."),
+    Option("calibration-method", "Precision and data", "minmax", "METHOD", "How ranges are chosen.",
+           ("minmax", "percentile")),
+    Option("op-types", "Precision and data", ["Conv", "MatMul", "Gemm"], "LIST", "Operators that int8 quantizes."),
+    Option("exclude-nodes", "Precision and data", [], "LIST", "Nodes (names or globs) kept in higher precision."),
+    Option("min-precision-share", "Precision and data", "50%", "SHARE",
+           "Fail when a smaller share of the FLOPs (or weights) than this really got the asked precision."),
+    Option("validation-data", "Precision and data", None, "PATH",
+           "Held-out inputs with `labels`, in the same forms as calibration data."),
+    Option("metric", "Precision and data", "top1", "METRIC",
+           "Task metric on validation data: `top1`, `top5`, or your own `file.py:function`."),
+    Option("metric-timeout", "Precision and data", "300s", "DURATION", "Time limit of a user's own function."),
+    Option("backend", "Engine", "onnxruntime", "NAME", "What compiles and runs the model.", ("onnxruntime",)),
+    Option("threads", "Engine", 0, "N", "Threads of one inference; 0 = one per CPU this process may use."),
+    Option("graph-optimization", "Engine", "all", "LEVEL", "ONNX Runtime's graph optimisation level.",
+           ("disabled", "basic", "extended", "all")),
+    Option("memory-arena", "Engine", True, "true|false", "ONNX Runtime's CPU memory arena."),
+    Option("build-timeout", "Engine", "30m", "DURATION", "Time limit for preparing and building one engine."),
+    Option("cache", "Engine", "auto", "PATH|true|false",
+           "Engine cache; `auto` = `$TRT_ACTION_CACHE`, else the user's cache folder."),
+    Option("cache-size", "Engine", "5GB", "SIZE", "Oldest engines are dropped above this."),
+    Option("measure-seconds", "Measuring", "3s", "DURATION",
+           "Length of the latency pass of each side."),
+    Option("max-seconds", "Measuring", "60s", "DURATION", "Time limit of the comparison of head and base."),
+    Option("margin", "Measuring", "0.5%", "PERCENT", "Smallest change of p50 that is called a change."),
+    Option("tolerance", "Measuring", "2%", "PERCENT", "`within-noise` when the change is surely smaller than this."),
+    Option("confidence", "Measuring", "99%", "PERCENT", "Of the comparison's verdict and intervals."),
+    Option("concurrency", "Measuring", 1, "N", "Requests in flight in the throughput pass."),
+    Option("seed", "Measuring", 0, "N", "Of synthetic inputs, order of blocks and resampling."),
+    Option("latency-threshold", "Gates", None, "RULE", "Absolute limit: `p99 < 50ms`; a bare `50` is p99 in ms."),
+    Option("max-latency-regression", "Gates", None, "PERCENT",
+           "Fail when head is surely slower than base by more than this; unset: by more than `margin`."),
+    Option("max-accuracy-drop", "Gates", None, "DROP",
+           "Largest loss of the task metric: `0.5%` (points) or `0.5% relative`; against base, or the reference."),
+    Option("min-accuracy", "Gates", None, "PERCENT", "Smallest task metric."),
+    Option("min-throughput", "Gates", None, "RATE", "Smallest throughput, e.g. `2000/s` (samples per second)."),
+    Option("max-engine-size", "Gates", None, "SIZE", "Largest engine, e.g. `200MB`."),
+    Option("max-memory", "Gates", None, "SIZE", "Largest peak memory of the serving process, e.g. `4GB`."),
+    Option("on-inconclusive", "Gates", "pass", "pass|fail", "What an inconclusive gate does to the exit code.",
+           ("pass", "fail")),
+    Option("output", "Output", "trt-action-report", "DIR", "Folder for evidence, comment, summary and report."),
+    Option("template", "Output", None, "PATH", "Your own comment template; `{% extends \"comment.md.j2\" %}`."),
+)
+
+BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
