@@ -110,7 +110,9 @@ class OutOfMemoryError(TrtActionError):
 
     exit_code = 9
     title = "Out of memory"
-    default_fix = "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
+    default_fix = (
+        "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
+    )
 
 
 class BackendUnavailableError(TrtActionError):

@@ -64,22 +64,32 @@ class ModelInfo(Record):
     opset: int
     parameters: int = Field(ge=0, description="Number of elements of all initializers.")
     flops: int | None = Field(
-        None, ge=0, description="2 × multiply-accumulates of Conv/Gemm/MatMul at the measured shapes; null if unknown."
+        None,
+        ge=0,
+        description="2 × multiply-accumulates of Conv/Gemm/MatMul at the measured shapes; null if unknown.",
     )
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
-    shapes: dict[Name, ShapeRange] = Field(description="The profile that was measured; `opt` is the measured shape.")
+    shapes: dict[Name, ShapeRange] = Field(
+        description="The profile that was measured; `opt` is the measured shape."
+    )
 
 
 class AchievedPrecision(Record):
     """What the graph really does, counted after the conversion; never copied from the request."""
 
     asked: Precision
-    weight_share: float = Field(ge=0, le=1, description="Share of weight elements stored or computed in `asked`.")
+    weight_share: float = Field(
+        ge=0, le=1, description="Share of weight elements stored or computed in `asked`."
+    )
     flop_share: float | None = Field(None, ge=0, le=1, description="Share of FLOPs computed in `asked`.")
     nodes: dict[Name, int] = Field(description="Compute nodes (Conv, Gemm, MatMul) by precision.")
-    quantize_nodes: int = Field(0, ge=0, description="QuantizeLinear + DequantizeLinear nodes in the prepared graph.")
-    kept_high: list[Name] = Field(default_factory=list, description="Compute nodes left in higher precision (≤ 100).")
+    quantize_nodes: int = Field(
+        0, ge=0, description="QuantizeLinear + DequantizeLinear nodes in the prepared graph."
+    )
+    kept_high: list[Name] = Field(
+        default_factory=list, description="Compute nodes left in higher precision (≤ 100)."
+    )
     note: Text = ""
 
 
@@ -90,11 +100,15 @@ class Engine(Record):
     backend_version: Name
     precision: Precision
     achieved_precision: AchievedPrecision
-    recipe: dict[str, Any] = Field(description="Everything that decides the bytes, apart from model and data.")
+    recipe: dict[str, Any] = Field(
+        description="Everything that decides the bytes, apart from model and data."
+    )
     calibration_sha256: Sha256 | None = None
     sha256: Sha256
     bytes: int = Field(ge=0)
-    build_seconds: float = Field(ge=0, description="Preparation + build when it was built (also if from the cache).")
+    build_seconds: float = Field(
+        ge=0, description="Preparation + build when it was built (also if from the cache)."
+    )
     from_cache: bool
     cache_key: Name = ""
 
@@ -152,7 +166,9 @@ class Memory(Record):
     """From a separate pass in a fresh process: sampling memory disturbs latency."""
 
     host_peak_bytes: int = Field(ge=0, description="Peak RSS of the worker after load and inference.")
-    host_engine_bytes: int = Field(ge=0, description="The same minus the worker's RSS before loading the engine.")
+    host_engine_bytes: int = Field(
+        ge=0, description="The same minus the worker's RSS before loading the engine."
+    )
     device_peak_bytes: int | None = Field(None, ge=0)
 
 
@@ -209,14 +225,18 @@ class Comparison(Record):
 
     verdict: Verdict
     reason: Text
-    p50_ratio: Estimate | None = Field(None, description="Hodges–Lehmann of paired block medians, signed-rank interval.")
+    p50_ratio: Estimate | None = Field(
+        None, description="Hodges–Lehmann of paired block medians, signed-rank interval."
+    )
     p99_ratio: Estimate | None = Field(None, description="Paired-block bootstrap.")
     p99_verdict: Verdict = "inconclusive"
     witnesses: dict[Literal["block_min", "cpu_time"], Estimate] = Field(default_factory=dict)
     noise_floor: Estimate | None = Field(None, description="Base against base, same run, same statistic.")
     margin: float = Field(description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
     tolerance: float = Field(description="`within-noise` when surely smaller than this, e.g. 0.02.")
-    limit: float | None = Field(None, description="max-latency-regression, if asked: decided with the same test.")
+    limit: float | None = Field(
+        None, description="max-latency-regression, if asked: decided with the same test."
+    )
     limit_status: GateStatus = "not-checked"
     confidence: float
     pairs: int = Field(ge=0)
@@ -224,7 +244,9 @@ class Comparison(Record):
     units: list[Unit] = Field(default_factory=list)
     seconds: float = Field(ge=0)
     seed: int
-    more_pairs_needed: int | None = Field(None, description="Extrapolated, when inconclusive; null if unknown.")
+    more_pairs_needed: int | None = Field(
+        None, description="Extrapolated, when inconclusive; null if unknown."
+    )
     warnings: list[Text] = Field(default_factory=list)
     series: DuetSeries | None = None
 
@@ -236,7 +258,9 @@ class OutputParity(Record):
     mean_abs: float | None
     relative_l2: float | None = Field(description="‖x − ref‖₂ / ‖ref‖₂; null if the reference is all zero.")
     cosine: float | None
-    top1_agreement: float | None = Field(None, description="Share of samples with the same arg-max; class outputs only.")
+    top1_agreement: float | None = Field(
+        None, description="Share of samples with the same arg-max; class outputs only."
+    )
     top5_agreement: float | None = None
     nan: int = Field(0, ge=0)
     inf: int = Field(0, ge=0)
@@ -268,11 +292,14 @@ class TaskMetric(Record):
     base: Estimate | None = None
     head_unoptimized: float | None = None
     drop: Estimate | None = Field(
-        None, description="Compared-to minus head in the metric's own unit (above 0 = worse), paired interval."
+        None,
+        description="Compared-to minus head in the metric's own unit (above 0 = worse), paired interval.",
     )
     drop_from: Literal["base", "reference"] | None = None
     p_value: float | None = Field(None, ge=0, le=1, description="McNemar's exact test, or null.")
-    method: Name = Field("", description="How the intervals were computed, e.g. `wilson`, `paired-bootstrap`.")
+    method: Name = Field(
+        "", description="How the intervals were computed, e.g. `wilson`, `paired-bootstrap`."
+    )
 
 
 class Accuracy(Record):
@@ -325,7 +352,9 @@ class Fingerprint(Record):
     hardware: dict[Name, Any]
     software: dict[Name, Any]
     runtime: dict[Name, Any] = Field(description="Threads, optimisation level, arena, affinity, …")
-    hygiene: dict[Name, Any] = Field(default_factory=dict, description="Load, governor, neighbours: not in the digest.")
+    hygiene: dict[Name, Any] = Field(
+        default_factory=dict, description="Load, governor, neighbours: not in the digest."
+    )
 
 
 class Source(Record):
@@ -333,7 +362,9 @@ class Source(Record):
 
     repository: Name | None = None
     commit: Name | None = None
-    measured_commit: Name | None = Field(None, description="The merge commit on a pull request, if it differs.")
+    measured_commit: Name | None = Field(
+        None, description="The merge commit on a pull request, if it differs."
+    )
     base_commit: Name | None = None
     ref: Name | None = None
     dirty: bool | None = None

@@ -81,7 +81,15 @@ class Child:
         answer_read, answer_write = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "trt_action.child", target, str(request_read), str(answer_write)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "trt_action.child",
+                    target,
+                    str(request_read),
+                    str(answer_write),
+                ],
                 pass_fds=(request_read, answer_write),
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
