@@ -24,9 +24,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if cpus := os.environ.pop("TRT_ACTION_CPUS", ""):
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
-    channel = Channel(
-        os.fdopen(int(read_fd), "r", encoding="utf-8"), os.fdopen(int(write_fd), "w", encoding="utf-8")
-    )
+    channel = Channel(os.fdopen(int(read_fd), "r", encoding="utf-8"), os.fdopen(int(write_fd), "w", encoding="utf-8"))
     module, _, function = target.partition(":")
     try:
         getattr(importlib.import_module(module), function)(channel)

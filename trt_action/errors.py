@@ -110,9 +110,7 @@ class OutOfMemoryError(TrtActionError):
 
     exit_code = 9
     title = "Out of memory"
-    default_fix = (
-        "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
-    )
+    default_fix = "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
 
 
 class BackendUnavailableError(TrtActionError):
@@ -159,9 +157,7 @@ def _restore(name: str, what: str, why: str, fix: str) -> TrtActionError:
 
 def restore(record: dict[str, str]) -> TrtActionError:
     """The error that a child process sent as `{"type", "what", "why", "fix"}`."""
-    return _restore(
-        record.get("type", ""), record.get("what", ""), record.get("why", ""), record.get("fix", "")
-    )
+    return _restore(record.get("type", ""), record.get("what", ""), record.get("why", ""), record.get("fix", ""))
 
 
 def record(error: TrtActionError) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 Verdict = Literal["improved", "within-noise", "regressed", "inconclusive"]
 Outcome = Literal["passed", "failed", "inconclusive"]
@@ -70,26 +70,18 @@ class ModelInfo(Record):
     )
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
-    shapes: dict[Name, ShapeRange] = Field(
-        description="The profile that was measured; `opt` is the measured shape."
-    )
+    shapes: dict[Name, ShapeRange] = Field(description="The profile that was measured; `opt` is the measured shape.")
 
 
 class AchievedPrecision(Record):
     """What the graph really does, counted after the conversion; never copied from the request."""
 
     asked: Precision
-    weight_share: float = Field(
-        ge=0, le=1, description="Share of weight elements stored or computed in `asked`."
-    )
+    weight_share: float = Field(ge=0, le=1, description="Share of weight elements stored or computed in `asked`.")
     flop_share: float | None = Field(None, ge=0, le=1, description="Share of FLOPs computed in `asked`.")
     nodes: dict[Name, int] = Field(description="Compute nodes (Conv, Gemm, MatMul) by precision.")
-    quantize_nodes: int = Field(
-        0, ge=0, description="QuantizeLinear + DequantizeLinear nodes in the prepared graph."
-    )
-    kept_high: list[Name] = Field(
-        default_factory=list, description="Compute nodes left in higher precision (≤ 100)."
-    )
+    quantize_nodes: int = Field(0, ge=0, description="QuantizeLinear + DequantizeLinear nodes in the prepared graph.")
+    kept_high: list[Name] = Field(default_factory=list, description="Compute nodes left in higher precision (≤ 100).")
     note: Text = ""
 
 
@@ -100,15 +92,11 @@ class Engine(Record):
     backend_version: Name
     precision: Precision
     achieved_precision: AchievedPrecision
-    recipe: dict[str, Any] = Field(
-        description="Everything that decides the bytes, apart from model and data."
-    )
+    recipe: dict[str, Any] = Field(description="Everything that decides the bytes, apart from model and data.")
     calibration_sha256: Sha256 | None = None
     sha256: Sha256
     bytes: int = Field(ge=0)
-    build_seconds: float = Field(
-        ge=0, description="Preparation + build when it was built (also if from the cache)."
-    )
+    build_seconds: float = Field(ge=0, description="Preparation + build when it was built (also if from the cache).")
     from_cache: bool
     cache_key: Name = ""
 
@@ -166,9 +154,7 @@ class Memory(Record):
     """From a separate pass in a fresh process: sampling memory disturbs latency."""
 
     host_peak_bytes: int = Field(ge=0, description="Peak RSS of the worker after load and inference.")
-    host_engine_bytes: int = Field(
-        ge=0, description="The same minus the worker's RSS before loading the engine."
-    )
+    host_engine_bytes: int = Field(ge=0, description="The same minus the worker's RSS before loading the engine.")
     device_peak_bytes: int | None = Field(None, ge=0)
 
 
@@ -234,9 +220,7 @@ class Comparison(Record):
     noise_floor: Estimate | None = Field(None, description="Base against base, same run, same statistic.")
     margin: float = Field(description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
     tolerance: float = Field(description="`within-noise` when surely smaller than this, e.g. 0.02.")
-    limit: float | None = Field(
-        None, description="max-latency-regression, if asked: decided with the same test."
-    )
+    limit: float | None = Field(None, description="max-latency-regression, if asked: decided with the same test.")
     limit_status: GateStatus = "not-checked"
     confidence: float
     pairs: int = Field(ge=0)
@@ -244,9 +228,7 @@ class Comparison(Record):
     units: list[Unit] = Field(default_factory=list)
     seconds: float = Field(ge=0)
     seed: int
-    more_pairs_needed: int | None = Field(
-        None, description="Extrapolated, when inconclusive; null if unknown."
-    )
+    more_pairs_needed: int | None = Field(None, description="Extrapolated, when inconclusive; null if unknown.")
     warnings: list[Text] = Field(default_factory=list)
     series: DuetSeries | None = None
 
@@ -297,9 +279,7 @@ class TaskMetric(Record):
     )
     drop_from: Literal["base", "reference"] | None = None
     p_value: float | None = Field(None, ge=0, le=1, description="McNemar's exact test, or null.")
-    method: Name = Field(
-        "", description="How the intervals were computed, e.g. `wilson`, `paired-bootstrap`."
-    )
+    method: Name = Field("", description="How the intervals were computed, e.g. `wilson`, `paired-bootstrap`.")
 
 
 class Accuracy(Record):
@@ -352,9 +332,7 @@ class Fingerprint(Record):
     hardware: dict[Name, Any]
     software: dict[Name, Any]
     runtime: dict[Name, Any] = Field(description="Threads, optimisation level, arena, affinity, …")
-    hygiene: dict[Name, Any] = Field(
-        default_factory=dict, description="Load, governor, neighbours: not in the digest."
-    )
+    hygiene: dict[Name, Any] = Field(default_factory=dict, description="Load, governor, neighbours: not in the digest.")
 
 
 class Source(Record):
@@ -362,9 +340,7 @@ class Source(Record):
 
     repository: Name | None = None
     commit: Name | None = None
-    measured_commit: Name | None = Field(
-        None, description="The merge commit on a pull request, if it differs."
-    )
+    measured_commit: Name | None = Field(None, description="The merge commit on a pull request, if it differs.")
     base_commit: Name | None = None
     ref: Name | None = None
     dirty: bool | None = None

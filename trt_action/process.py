@@ -76,7 +76,7 @@ class Child:
     ) -> None:
         self.target = target
         self._died = died
-        self._stderr = tempfile.TemporaryFile("w+b")
+        self._stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in close()
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         try:
@@ -115,9 +115,7 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def request(
-        self, message: Message, *, timeout: float | None = None, progress: Progress | None = None
-    ) -> Message:
+    def request(self, message: Message, *, timeout: float | None = None, progress: Progress | None = None) -> Message:
         """Send one request and wait for its answer (`timeout` in seconds)."""
         try:
             self._outbox.write(json.dumps(message, allow_nan=False) + "\n")

@@ -60,9 +60,7 @@ class Loadable:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Loadable:
-        return cls(
-            record["backend"], Path(record["path"]), RuntimeOptions(**record["options"]), record["prepared"]
-        )
+        return cls(record["backend"], Path(record["path"]), RuntimeOptions(**record["options"]), record["prepared"])
 
 
 class Session(Protocol):
@@ -124,5 +122,5 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return, unused-ignore]
     return np.dtype(object if name == "string" else name)

@@ -80,12 +80,8 @@ OPTIONS: tuple[Option, ...] = (
         "How ranges are chosen.",
         ("minmax", "percentile"),
     ),
-    Option(
-        "op-types", "Precision and data", ["Conv", "MatMul", "Gemm"], "LIST", "Operators that int8 quantizes."
-    ),
-    Option(
-        "exclude-nodes", "Precision and data", [], "LIST", "Nodes (names or globs) kept in higher precision."
-    ),
+    Option("op-types", "Precision and data", ["Conv", "MatMul", "Gemm"], "LIST", "Operators that int8 quantizes."),
+    Option("exclude-nodes", "Precision and data", [], "LIST", "Nodes (names or globs) kept in higher precision."),
     Option(
         "min-precision-share",
         "Precision and data",
@@ -107,9 +103,7 @@ OPTIONS: tuple[Option, ...] = (
         "METRIC",
         "Task metric on validation data: `top1`, `top5`, or your own `file.py:function`.",
     ),
-    Option(
-        "metric-timeout", "Precision and data", "300s", "DURATION", "Time limit of a user's own function."
-    ),
+    Option("metric-timeout", "Precision and data", "300s", "DURATION", "Time limit of a user's own function."),
     Option("backend", "Engine", "onnxruntime", "NAME", "What compiles and runs the model.", ("onnxruntime",)),
     Option("threads", "Engine", 0, "N", "Threads of one inference; 0 = one per CPU this process may use."),
     Option(
@@ -143,9 +137,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("confidence", "Measuring", "99%", "PERCENT", "Of the comparison's verdict and intervals."),
     Option("concurrency", "Measuring", 1, "N", "Requests in flight in the throughput pass."),
     Option("seed", "Measuring", 0, "N", "Of synthetic inputs, order of blocks and resampling."),
-    Option(
-        "latency-threshold", "Gates", None, "RULE", "Absolute limit: `p99 < 50ms`; a bare `50` is p99 in ms."
-    ),
+    Option("latency-threshold", "Gates", None, "RULE", "Absolute limit: `p99 < 50ms`; a bare `50` is p99 in ms."),
     Option(
         "max-latency-regression",
         "Gates",
@@ -161,9 +153,7 @@ OPTIONS: tuple[Option, ...] = (
         "Largest loss of the task metric: `0.5%` (points) or `0.5% relative`; against base, or the reference.",
     ),
     Option("min-accuracy", "Gates", None, "PERCENT", "Smallest task metric."),
-    Option(
-        "min-throughput", "Gates", None, "RATE", "Smallest throughput, e.g. `2000/s` (samples per second)."
-    ),
+    Option("min-throughput", "Gates", None, "RATE", "Smallest throughput, e.g. `2000/s` (samples per second)."),
     Option("max-engine-size", "Gates", None, "SIZE", "Largest engine, e.g. `200MB`."),
     Option("max-memory", "Gates", None, "SIZE", "Largest peak memory of the serving process, e.g. `4GB`."),
     Option(
@@ -174,9 +164,7 @@ OPTIONS: tuple[Option, ...] = (
         "What an inconclusive gate does to the exit code.",
         ("pass", "fail"),
     ),
-    Option(
-        "output", "Output", "trt-action-report", "DIR", "Folder for evidence, comment, summary and report."
-    ),
+    Option("output", "Output", "trt-action-report", "DIR", "Folder for evidence, comment, summary and report."),
     Option("template", "Output", None, "PATH", 'Your own comment template; `{% extends "comment.md.j2" %}`.'),
 )
 
