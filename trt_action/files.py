@@ -1,0 +1,73 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trt_action.errors import StorageError
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the new one.
+
+    Raises:
+        StorageError: the folder cannot be made or written, or the disk is full; the target is as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def copy_atomic(source: Path, target: Path) -> None:
+    """Like `write_atomic`, for a file that may be large.
+
+    Raises:
+        StorageError: as `write_atomic`.
+    """
+    with _storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A private folder for one run, gone afterwards.
+
+    Raises:
+        StorageError: no temporary folder can be made.
+    """
+    with _storage_errors(Path(tempfile.gettempdir())):
+        folder = tempfile.TemporaryDirectory(prefix="trt-action-", ignore_cleanup_errors=True)
+    with folder as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"`{path}` cannot be written: {error.strerror or error}.",
+            fix="Check permissions and free space (`df -h`), or choose another folder with `--output`.",
+        ) from error
