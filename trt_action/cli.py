@@ -1,6 +1,316 @@
-"""The door for the command line."""
+"""The door for the command line. Rooms are imported when a command needs them: `--help` stays instant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trt_action import __version__, errors
+from trt_action.settings import options
+
+if TYPE_CHECKING:
+    from trt_action.console import Console
+    from trt_action.evidence import Evidence
+    from trt_action.pipeline import Draft, Part
+    from trt_action.settings import Settings
+
+DESCRIPTION = "From an ONNX model to a verdict: build, measure head and base in one run, check accuracy, judge, report."
+EXIT_CODES = """exit codes:
+  0 passed   1 a gate failed   2 bad settings, model or data   3 inconclusive (with --on-inconclusive fail)
+  others: see docs/exit-codes.md
+"""
 
 
-def main() -> int:
-    """Not yet open."""
+class Parser(argparse.ArgumentParser):
+    """argparse that fails our way: names the nearest option, leaves by exception."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.SettingsError(f"`{self.prog}`: {message}.", fix=f"`{self.prog} --help` lists what is allowed.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; never raises, never shows a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        arguments, unknown = parser().parse_known_args(argv)
+        if unknown:
+            raise _unknown(unknown[0])
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except errors.TrtActionError as error:
+        return _tell(error)
+    except KeyboardInterrupt:
+        return _tell(errors.InterruptedRunError("Stopped (Ctrl-C)."))
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # the reader of our stdout went away: not our failure
+        return 141
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: a person gets a message, the log gets the rest
+        return _tell(_bug(error))
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(prog="trt-action", description=DESCRIPTION, epilog=EXIT_CODES)
+    top.add_argument("--version", action="version", version=f"trt-action {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="the whole pipeline: verdict, comment, evidence, report")
+    _model_arguments(run, ("model",))
+    run.set_defaults(command=_run, parts=("compare", "bench", "accuracy"))
+
+    build = commands.add_parser("build", help="prepare and build one engine into the output folder")
+    _model_arguments(build, ("model",))
+    build.set_defaults(command=_build, parts=())
+
+    bench = commands.add_parser("bench", help="latency, throughput, memory and cold start of one model")
+    _model_arguments(bench, ("model",))
+    bench.set_defaults(command=_run, parts=("bench",))
+
+    accuracy = commands.add_parser("accuracy", help="parity with the FP32 reference, and the task metric")
+    _model_arguments(accuracy, ("model",))
+    accuracy.set_defaults(command=_run, parts=("accuracy",))
+
+    compare = commands.add_parser(
+        "compare", help="is HEAD slower than BASE? Two models, or two folders made by `build`; or --from evidence.json"
+    )
+    compare.add_argument("--from", dest="recorded", metavar="EVIDENCE", help="recompute the verdict of a recorded run")
+    _model_arguments(compare, ("model", "base"))
+    compare.set_defaults(command=_compare, parts=("compare",))
+
+    render = commands.add_parser("render", help="comment, summary or report from evidence files")
+    render.add_argument("evidence", nargs="+", metavar="EVIDENCE")
+    render.add_argument("--format", choices=("comment", "summary", "html"), default="comment")
+    render.add_argument("--template", metavar="PATH", help="your own comment template")
+    render.add_argument("--output", metavar="FILE", help="write here instead of to stdout")
+    render.set_defaults(command=_render)
+
+    doctor = commands.add_parser("doctor", help="what of this host is ready, and how to fix the rest")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--output", default="trt-action-report", metavar="DIR")
+    doctor.set_defaults(command=_doctor)
+
+    schema = commands.add_parser("schema", help="JSON Schema of the config file or of the evidence")
+    schema.add_argument("which", choices=("config", "evidence"))
+    schema.set_defaults(command=_schema)
+    return top
+
+
+def _model_arguments(command: argparse.ArgumentParser, positional: tuple[str, ...]) -> None:
+    for name in positional:
+        option = options.BY_NAME[name]
+        command.add_argument(name, nargs="?", metavar=name.upper(), help=option.help)
+    command.add_argument("--config", metavar="FILE", help="config file; default: .trt-action.yml/.yaml/.toml here")
+    command.add_argument("--json", action="store_true", help="print the evidence as JSON instead of the comment")
+    groups = {title: command.add_argument_group(title) for title in options.GROUPS}
+    for option in options.OPTIONS:
+        if option.name not in positional:
+            text = option.help.replace("%", "%%")
+            if option.choices:
+                text += f" One of: {', '.join(option.choices)}."
+            if option.default not in (None, []):
+                text += f" Default: {_plain(option.default)}".replace("%", "%%")
+            groups[option.group].add_argument(f"--{option.name}", dest=option.name, metavar=option.metavar, help=text)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _settings(arguments: argparse.Namespace) -> list[Settings]:
+    from trt_action import settings
+
+    given = {name: value for name, value in vars(arguments).items() if name in options.BY_NAME and value is not None}
+    config = Path(arguments.config) if arguments.config else None
+    return settings.load(given, os.environ, Path.cwd(), config)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from trt_action import judge, report
+
+    chosen = _settings(arguments)
+    folder = chosen[0].output
+    console = _console(folder)
+    evidences = []
+    for one in chosen:
+        where = folder if len(chosen) == 1 else folder / report.slug(one.display_name)
+        evidences.append(_one(arguments, one, console, where))
+    template = chosen[0].template
+    files = report.write(evidences, folder, template=template)
+    _print_result(arguments, evidences, template)
+    for evidence in evidences:
+        console.show(report.terminal(evidence))
+    console.note("Written: " + ", ".join(os.path.relpath(path) for path in files))
+    return max(
+        (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=True)),
+        key=lambda code: (code not in (0, 3), code == 3, code),
+    )
+
+
+def _one(
+    arguments: argparse.Namespace, one: Settings, console: Console, folder: Path, keep: Callable[[Draft], None] | None = None
+) -> Evidence:
+    from trt_action import pipeline, report
+
+    console.note(f"trt-action {__version__} · {one.display_name}")
+    console.settings(one.effective(), one.sources)
+    parts: frozenset[Part] = frozenset(arguments.parts)
+    evidence = pipeline.run(one, console=console, cwd=Path.cwd(), parts=parts, keep=keep)
+    for warning in evidence.warnings:
+        console.warn(warning)
+    report.write_evidence(evidence, folder)
+    if evidence.error:
+        _tell(errors.restore(evidence.error.model_dump(include={"type", "what", "why", "fix"})))
+    return evidence
+
+
+def _print_result(arguments: argparse.Namespace, evidences: list[Evidence], template: Path | None) -> None:
+    from trt_action import report
+
+    if arguments.json:
+        records = [evidence.model_dump(mode="json") for evidence in evidences]
+        print(json.dumps(records[0] if len(records) == 1 else records, indent=2))
+    else:
+        print(report.comment(evidences, template=template))
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from trt_action import built_engine
+
+    chosen = _settings(arguments)
+    console = _console(chosen[0].output)
+    code = 0
+    for one in chosen:
+        folder = one.output if len(chosen) == 1 else one.output / one.display_name
+        evidence = _one(arguments, one, console, folder, keep=lambda draft, to=folder: built_engine.save(draft, to))  # type: ignore[misc]
+        if evidence.error:
+            code = evidence.error.exit_code
+        elif arguments.json:
+            print(evidence.model_dump_json(indent=2))
+        else:
+            print(folder / "engine.onnx")
+    return code
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from trt_action import evidence as schema
+    from trt_action import judge, measure, report
+
+    if arguments.recorded:
+        old = report.read_evidence(Path(arguments.recorded))
+        if old.comparison is None:
+            raise errors.EvidenceError(f"`{arguments.recorded}` holds no comparison.", fix="Record one with `trt-action run`.")
+        new = old.model_copy(update={"comparison": measure.recompute(old.comparison)})
+        _print_result(arguments, [schema.Evidence.model_validate(new)], None)
+        return judge.exit_code(new, str(old.settings.get("on-inconclusive", "pass")))
+    if not arguments.base:
+        raise errors.SettingsError("`trt-action compare` needs HEAD and BASE, or --from EVIDENCE.")
+    return _run(arguments)
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    from trt_action import files, report
+
+    evidences = [report.read_evidence(Path(path)) for path in arguments.evidence]
+    template = Path(arguments.template) if arguments.template else None
+    if arguments.format == "comment":
+        text = report.comment(evidences, template=template)
+    else:
+        text = report.summary(evidences) if arguments.format == "summary" else report.html(evidences)
+    if arguments.output:
+        files.write_atomic(Path(arguments.output), text)
+    else:
+        print(text)
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from trt_action import engine
+    from trt_action.engine import doctor
+
+    checks = doctor.checks(Path(arguments.output), engine.default_cache_folder())
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{check.status:<6} {check.name:<22} {check.found}")
+            if check.status != "green" and check.fix:
+                print(f"       {'':<22} → {check.fix}")
+    return errors.EXIT_GATE_FAILED if any(check.status == "red" for check in checks) else 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    if arguments.which == "config":
+        from trt_action import settings
+
+        document = settings.config_schema()
+    else:
+        from trt_action.evidence import Evidence
+
+        document = Evidence.model_json_schema()
+    print(json.dumps(document, indent=2))
+    return 0
+
+
+def _console(folder: Path) -> Console:
+    """The console, with the stage times of the last run in this folder as expectation."""
+    from trt_action import console, report
+
+    expected: dict[str, float] = {}
+    if (folder / "evidence.json").is_file():
+        try:
+            expected = {stage.name: stage.seconds for stage in report.read_evidence(folder / "evidence.json").stages}
+        except errors.TrtActionError:
+            expected = {}  # an old or foreign file: no expectation
+    return console.console(sys.stderr, expected)
+
+
+def _unknown(argument: str) -> errors.SettingsError:
+    names = [f"--{name}" for name in options.BY_NAME] + ["--config", "--json", "--from"]
+    near = difflib.get_close_matches(argument.split("=")[0], names, n=1)
+    hint = f"Did you mean `{near[0]}`?" if near else "`trt-action --help` lists what is allowed."
+    return errors.SettingsError(f"Unknown argument `{argument[:200]}`.", fix=hint)
+
+
+def _tell(error: errors.TrtActionError) -> int:
+    from trt_action.console import clean
+
+    print(f"\n{error.title} (exit code {error.exit_code})", file=sys.stderr)
+    for label, text in (("What", error.what), ("Why", error.why), ("Next", error.fix)):
+        if text:
+            print(f"  {label}: {clean(text)}", file=sys.stderr)
+    return error.exit_code
+
+
+def _bug(error: Exception) -> errors.TrtActionError:
+    with tempfile.NamedTemporaryFile("w", prefix="trt-action-", suffix=".log", delete=False) as log:
+        log.write(f"trt-action {__version__}, Python {sys.version}, {time.ctime()}\n")
+        traceback.print_exception(error, file=log)
+    return errors.InternalError(f"{type(error).__name__}: {str(error)[:500]}", why=f"The details are in {log.name}.")
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise errors.InterruptedRunError(f"Stopped by {signal.Signals(number).name}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
