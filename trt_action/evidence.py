@@ -234,16 +234,22 @@ class Comparison(Record):
 
 
 class OutputParity(Record):
-    """Numeric difference of one output from the FP32 reference over all compared samples."""
+    """Numeric difference of one output from the FP32 reference over all compared samples.
+
+    All numbers are null where they have no value: no elements, shapes that differ, or NaN/Inf on one side only.
+    """
 
     max_abs: float | None
     mean_abs: float | None
     relative_l2: float | None = Field(description="‖x − ref‖₂ / ‖ref‖₂; null if the reference is all zero.")
     cosine: float | None
     top1_agreement: float | None = Field(
-        None, description="Share of samples with the same arg-max; class outputs only."
+        None,
+        description="Share of samples with the same arg-max (class outputs); of equal elements (integers, booleans).",
     )
-    top5_agreement: float | None = None
+    top5_agreement: float | None = Field(
+        None, description="Share of samples whose reference arg-max is among the five largest."
+    )
     nan: int = Field(0, ge=0)
     inf: int = Field(0, ge=0)
 
@@ -275,7 +281,7 @@ class TaskMetric(Record):
     head_unoptimized: float | None = None
     drop: Estimate | None = Field(
         None,
-        description="Compared-to minus head in the metric's own unit (above 0 = worse), paired interval.",
+        description="Loss from compared-to to head in the metric's own unit (above 0 = worse), paired interval.",
     )
     drop_from: Literal["base", "reference"] | None = None
     p_value: float | None = Field(None, ge=0, le=1, description="McNemar's exact test, or null.")
@@ -286,6 +292,7 @@ class Accuracy(Record):
     parity: Parity | None = None
     task: TaskMetric | None = None
     not_checked: Text = Field("", description="Why there is no task metric, in words; empty if there is one.")
+    notes: list[Text] = Field(default_factory=list, description="What a reader of the numbers must know.")
 
 
 class Speedup(Record):
