@@ -1,0 +1,75 @@
+"""The committed example files are what their README says, and the makers run."""
+
+from __future__ import annotations
+
+import hashlib
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.mark.parametrize("name", ["base.onnx", "model.onnx"])
+def test_digits_models_classify_held_out_images(digits: Path, name: str) -> None:
+    path = digits / name
+    assert path.stat().st_size < 2_000_000
+    onnx.checker.check_model(str(path), full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("image", "tensor(float)", ["N", 1, 8, 8])]
+    assert [(o.name, o.shape) for o in session.get_outputs()] == [("logits", ["N", 10])]
+    with np.load(digits / "validation.npz") as data:
+        logits = session.run(["logits"], {"image": data["image"]})[0]
+        assert len(data["labels"]) >= 500
+        assert (logits.argmax(axis=1) == data["labels"]).mean() >= 0.97
+
+
+def test_digits_models_differ(digits: Path) -> None:
+    digests = {hashlib.sha256((digits / name).read_bytes()).hexdigest() for name in ("base.onnx", "model.onnx")}
+    assert len(digests) == 2
+
+
+def test_digits_calibration_holds_no_validation_image(digits: Path) -> None:
+    with np.load(digits / "calibration.npz") as calibration, np.load(digits / "validation.npz") as validation:
+        assert calibration["image"].shape == (128, 1, 8, 8)
+        assert calibration["image"].dtype == validation["image"].dtype == np.float32
+        assert validation["labels"].dtype == np.int64
+        seen = {image.tobytes() for image in calibration["image"]}
+        assert not seen & {image.tobytes() for image in validation["image"]}
+
+
+def test_digits_gradients_are_right() -> None:
+    """Back-propagation against central differences: the network is really trained, not lucky."""
+    train = runpy.run_path(str(EXAMPLES / "digits" / "train.py"))
+    rng = np.random.default_rng(0)
+    layers = [train["ConvRelu"](1, 3, rng), train["MaxPool"](), train["Classifier"](3, rng)]
+    images = rng.random((4, 8, 8, 1), dtype=np.float32)
+    labels = np.array([1, 3, 5, 7])
+    _, gradient = train["cross_entropy"](train["predict"](layers, images), labels)
+    for layer in reversed(layers):
+        gradient = layer.backward(gradient)
+    for layer in (layers[0], layers[2]):
+        weight, slope, step = layer.weights[0], layer.gradients[0][0, 0], np.float32(1e-2)
+        losses = []
+        for sign in (1, -1):
+            weight[0, 0] += sign * step
+            losses.append(train["cross_entropy"](train["predict"](layers, images), labels)[0])
+            weight[0, 0] -= sign * step
+        assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.05, abs=1e-4)
+
+
+def test_resnet50_has_its_known_size(tmp_path: Path) -> None:
+    maker = EXAMPLES / "resnet50" / "make.py"
+    path = tmp_path / "resnet50.onnx"
+    subprocess.run([sys.executable, maker, path, "--external-data"], check=True, capture_output=True, timeout=120)
+    model = onnx.load(path, load_external_data=False)
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 53
+    # 25,557,032 of the usual network with its 53 batch normalisations (2 × 26,560) folded into biases (26,560).
+    assert sum(int(np.prod(weight.dims)) for weight in model.graph.initializer) == 25_557_032 - 26_560
+    assert path.stat().st_size < 100_000
