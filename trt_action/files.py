@@ -50,6 +50,24 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`: it becomes `path` when the block ends well, and is gone otherwise.
+
+    Raises:
+        StorageError: as `write_atomic`.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
 def work_folder() -> Iterator[Path]:
     """A private folder for one run, gone afterwards.
 
