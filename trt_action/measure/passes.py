@@ -1,0 +1,71 @@
+"""Passes that need a fresh process of their own: throughput, memory, cold start.
+
+Memory and cold start because looking at either disturbs latency; throughput because it loads more sessions.
+Every function raises MeasureError, OutOfMemoryError, BuildError or DataError with `label` in front of the message.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trt_action.engine.backend import Loadable
+from trt_action.evidence import ColdStart, Memory, Throughput
+from trt_action.measure.sides import Worker, ready
+
+
+def throughput(
+    loadable: Loadable,
+    feeds: Path,
+    *,
+    concurrency: int,
+    seconds: float,
+    batch: int,
+    cpus: frozenset[int] | None = None,
+    label: str = "engine",
+) -> Throughput:
+    """Samples per second in a closed loop: `concurrency` requests in flight for `seconds`, each from a thread with
+    a session of its own, the next one sent when the last one returned.
+
+    Args:
+        batch: samples in one request (the batch axis of `feeds`).
+        cpus: what the process is pinned to; None leaves it every CPU of the parent, as a server would have.
+    """
+    with Worker(label, loadable, feeds, cpus=cpus) as worker:
+        ready([worker])
+        answer = worker.ask("throughput", concurrency=concurrency, seconds=seconds)
+        worker.check()
+    return Throughput(
+        samples_per_second=answer["requests"] * batch / answer["seconds"],
+        batch=batch,
+        concurrency=concurrency,
+        seconds=answer["seconds"],
+        requests=answer["requests"],
+    )
+
+
+def memory(loadable: Loadable, feeds: Path, *, cpus: frozenset[int] | None = None, label: str = "engine") -> Memory:
+    """Peak resident memory (bytes) of a process that loads the engine and runs ten inferences, and how much of it
+    came with the engine: the peak minus what was resident with the backend's library and the inputs loaded."""
+    with Worker(label, loadable, feeds, cpus=cpus) as worker:
+        worker.start()
+        answer = worker.ask("memory")
+    return Memory(host_peak_bytes=answer["peak"], host_engine_bytes=max(answer["peak"] - answer["before"], 0))
+
+
+def cold_start(
+    loadable: Loadable, feeds: Path, *, cpus: frozenset[int] | None = None, label: str = "engine"
+) -> ColdStart:
+    """Milliseconds from the engine file to a ready session, and of the first inference, with the backend's library
+    loaded and the file in the system's cache (it is read once before)."""
+    with Worker(label, loadable, feeds, cpus=cpus) as worker:
+        worker.start()
+        _read_once(loadable.path)
+        answer = worker.ask("cold_start")
+    return ColdStart(load_ms=answer["load_ms"], first_inference_ms=answer["first_inference_ms"])
+
+
+def _read_once(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass

@@ -1,0 +1,302 @@
+"""The child side of every measurement: loads one engine, warms it up, times it.
+
+Runs in a fresh interpreter (`process.Child`, target `trt_action.measure.worker:main`), one per side. Answers the
+methods of `Worker` as requests. Imports nothing heavy: start-up of a worker is part of every comparison.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from trt_action import arrays, engine
+from trt_action.engine.backend import Array, Backend, Loadable, Session
+from trt_action.errors import MeasureError
+from trt_action.process import Channel, Message
+
+WINDOW_ITERATIONS = 5
+WINDOW_NS = 10_000_000
+AGREEMENT = 0.02
+MIN_WARMUP_ITERATIONS = 10
+MIN_WARMUP_NS = 50_000_000
+
+
+def main(channel: Channel) -> None:
+    """Serve requests until the parent closes its end. An error ends the worker: its state cannot be trusted."""
+    gc.disable()  # a collection inside a timed loop would be charged to the engine
+    worker = Worker(channel.progress)
+    while (request := channel.receive()) is not None:
+        name = request.pop("request")
+        channel.send(getattr(worker, name)(**request))
+    worker.close()
+
+
+class Worker:
+    """One engine in this process. Every public method is one request; arguments and answers are plain JSON."""
+
+    def __init__(self, progress: Callable[[str, float | None], None]) -> None:
+        self._progress = progress
+        self._backend: Backend
+        self._loadable: Loadable
+        self._feeds: dict[str, Array] = {}
+        self._session: Session | None = None
+        self._cpu_clock: Callable[[], int] = time.thread_time_ns
+        self._first: dict[str, tuple[int, int]] = {}
+
+    def start(self, loadable: Message, feeds: str, cpus: list[int] | None) -> Message:
+        """Pin, import the backend's library and read the inputs: everything before the engine itself."""
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        self._loadable = Loadable.from_json(loadable)
+        self._backend = engine.backend(self._loadable.backend)
+        self._backend.version()
+        self._feeds = arrays.load_npz(Path(feeds))
+        threads = self._loadable.options.threads or len(os.sched_getaffinity(0))
+        # With one thread the CPU time of this thread is the inference; pool threads show only in the process's time.
+        self._cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
+        return {"pid": os.getpid(), "threads": threads, "cpu_clock": self._cpu_clock.__name__}
+
+    def load(self, min_warmup_ns: int, max_warmup_ns: int) -> Message:
+        """Load, run and fetch once, warm up. Outputs are fetched at the same point on every side, so that first
+        touches of memory and caches are alike."""
+        self.close()
+        session = self._backend.load(self._loadable)
+        self._session = session
+        session.bind(self._feeds)
+        session.run()
+        self._first = _signatures(session.fetch())
+        gc.collect()
+        gc.freeze()
+        iterations, stable = warm_up(session.run, min_warmup_ns, max_warmup_ns)
+        return {
+            "warmup_iterations": iterations + 1,
+            "warmup_stable": stable,
+            "not_finite": {name: bad for name, (bad, _) in self._first.items() if bad},
+        }
+
+    def block(self, iterations: int) -> Message:
+        """Wall time of each iteration, and CPU time of all but the first (ns)."""
+        run = self._ready().run
+        wall = [0] * iterations
+        timed_loop(run, wall, 0, 1)
+        cpu_start = self._cpu_clock()
+        timed_loop(run, wall, 1, iterations)
+        cpu_ns = self._cpu_clock() - cpu_start
+        check_clock(wall)
+        return {"wall_ns": wall, "cpu_ns": cpu_ns}
+
+    def loop(self, seconds: float, min_iterations: int, rewarm_ns: int) -> Message:
+        """Untimed iterations for `rewarm_ns` (at least one if above 0), then wall times for `seconds`."""
+        run = self._ready().run
+        rewarmed = 0
+        if rewarm_ns:
+            rewarmed = _run_for(run, rewarm_ns)
+        clock = time.perf_counter_ns
+        wall: list[int] = []
+        begin = clock()
+        deadline = begin + int(seconds * 1e9)
+        while True:
+            start = clock()
+            run()
+            end = clock()
+            wall.append(end - start)
+            if end >= deadline and len(wall) >= min_iterations:
+                break
+        check_clock(wall)
+        return {"wall_ns": wall, "seconds": (end - begin) / 1e9, "rewarmed": rewarmed}
+
+    def throughput(self, concurrency: int, seconds: float) -> Message:
+        """Closed loop: every thread has its own session and sends its next request when the last one returned."""
+        sessions = [self._ready()]
+        try:
+            for _ in range(concurrency - 1):
+                session = self._backend.load(self._loadable)
+                sessions.append(session)
+                session.bind(self._feeds)
+                warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
+            requests, elapsed = _closed_loop([session.run for session in sessions], seconds)
+        finally:
+            for session in sessions[1:]:
+                session.close()
+        return {"requests": requests, "seconds": elapsed}
+
+    def check(self) -> Message:
+        """Compare the last outputs with the first ones of this load.
+
+        Raises:
+            MeasureError: an output now holds NaN or infinity that it did not hold at first.
+        """
+        differ = []
+        for name, (bad, digest) in _signatures(self._ready().fetch()).items():
+            bad_at_first, first_digest = self._first[name]
+            if bad > bad_at_first:
+                raise MeasureError(
+                    f"Output `{name}` turned NaN or infinite during the measurement "
+                    f"({bad:,} elements; {bad_at_first:,} after the first inference on the same inputs).",
+                    why="The engine writes where it should not or keeps state; its times say nothing.",
+                    fix="Run the model with the same inputs repeatedly outside this tool; try another precision "
+                    "or runtime version.",
+                )
+            if digest != first_digest:
+                differ.append(name)
+        return {"differ": differ}
+
+    def memory(self) -> Message:
+        """Resident memory before loading the engine, and its peak after load and inference (bytes)."""
+        gc.collect()
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak to the present size
+        before = _status_bytes("VmRSS")
+        session = self._session = self._backend.load(self._loadable)
+        session.bind(self._feeds)
+        for _ in range(MIN_WARMUP_ITERATIONS):
+            session.run()
+        session.fetch()
+        return {"before": before, "peak": _status_bytes("VmHWM")}
+
+    def cold_start(self) -> Message:
+        """Milliseconds from the engine file to a ready session, and of the first inference."""
+        clock = time.perf_counter_ns
+        start = clock()
+        session = self._session = self._backend.load(self._loadable)
+        loaded = clock()
+        session.bind(self._feeds)
+        bound = clock()
+        session.run()
+        end = clock()
+        return {"load_ms": (loaded - start) / 1e6, "first_inference_ms": (end - bound) / 1e6}
+
+    def close(self) -> None:
+        """Free the engine, so that a reload starts from nothing."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _ready(self) -> Session:
+        if self._session is None:
+            raise MeasureError("The measuring worker was asked to run before an engine was loaded.")
+        return self._session
+
+
+def timed_loop(run: Callable[[], None], wall: list[int], start: int, stop: int) -> None:
+    """Fill `wall[start:stop]` with the duration of one `run()` each, ns. Nothing else happens between the stamps."""
+    clock = time.perf_counter_ns
+    for i in range(start, stop):
+        begin = clock()
+        run()
+        wall[i] = clock() - begin
+
+
+def warm_up(run: Callable[[], None], min_ns: int, max_ns: int) -> tuple[int, bool]:
+    """Run until two consecutive windows have medians within 2 %, after at least 10 iterations and `min_ns`.
+
+    A window is at least 5 iterations and 10 ms. Ends unstable after `max_ns`, then with at least 3 iterations.
+
+    Returns:
+        Iterations, and whether the rule held.
+    """
+    clock = time.perf_counter_ns
+    begin = clock()
+    iterations = 0
+    previous = 0.0
+    while True:
+        window: list[int] = []
+        window_begin = clock()
+        while len(window) < WINDOW_ITERATIONS or clock() - window_begin < WINDOW_NS:
+            start = clock()
+            run()
+            window.append(clock() - start)
+            if clock() - begin >= max_ns and iterations + len(window) >= 3:
+                return iterations + len(window), False
+        iterations += len(window)
+        median = statistics.median(window)
+        long_enough = iterations >= MIN_WARMUP_ITERATIONS and clock() - begin >= min_ns
+        if long_enough and abs(median - previous) <= AGREEMENT * previous:
+            return iterations, True
+        previous = median
+
+
+def check_clock(wall: list[int]) -> None:
+    """Refuse durations that no clock can give.
+
+    Raises:
+        MeasureError: a duration is zero or negative.
+    """
+    if min(wall) <= 0:
+        raise MeasureError(
+            f"The clock did not move forward during an inference ({min(wall)} ns).",
+            why="Times from this host cannot be trusted; virtual machines with a broken time source do this.",
+            fix="Run on another host, or check `cat /sys/devices/system/clocksource/clocksource0/current_clocksource`.",
+        )
+
+
+def _run_for(run: Callable[[], None], nanoseconds: int) -> int:
+    deadline = time.perf_counter_ns() + nanoseconds
+    count = 0
+    while count == 0 or time.perf_counter_ns() < deadline:
+        run()
+        count += 1
+    return count
+
+
+def _closed_loop(runs: list[Callable[[], None]], seconds: float) -> tuple[int, float]:
+    """Completed calls of all threads, and the time from the common start to the last completion (s)."""
+    counts = [0] * len(runs)
+    ends = [0.0] * len(runs)
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(len(runs) + 1)
+
+    def drive(index: int) -> None:
+        run = runs[index]
+        barrier.wait()
+        deadline = time.perf_counter() + seconds
+        try:
+            while time.perf_counter() < deadline or counts[index] == 0:
+                run()
+                counts[index] += 1
+        except Exception as error:  # noqa: BLE001 - a thread's boundary: raised again in the main thread
+            failures.append(error)
+        ends[index] = time.perf_counter()
+
+    threads = [threading.Thread(target=drive, args=(index,)) for index in range(len(runs))]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return sum(counts), max(ends) - begin
+
+
+def _signatures(outputs: dict[str, Array]) -> dict[str, tuple[int, int]]:
+    """Per output: number of elements that are not finite, and a checksum of its bytes."""
+    return {name: (_not_finite(array), _checksum(array)) for name, array in outputs.items()}
+
+
+def _not_finite(array: Array) -> int:
+    if array.dtype.kind not in "fcV":  # V: bfloat16 and its kind register as void
+        return 0
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def _checksum(array: Array) -> int:
+    if array.dtype.kind == "O":
+        return zlib.crc32(repr(array.tolist()).encode("utf-8", "replace"))
+    return zlib.crc32(array.tobytes())
+
+
+def _status_bytes(field: str) -> int:
+    """A field of /proc/self/status in bytes (the file says kB)."""
+    lines: Iterator[str] = iter(Path("/proc/self/status").read_text().splitlines())
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
