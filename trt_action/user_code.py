@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,19 @@ from trt_action.inputs import nearest, open_regular, quote, quote_all
 from trt_action.process import Channel, Child
 
 EXAMPLE = "`metrics.py:top3`"
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Call the function again on bootstrap samples: arrays are indexed along axis 0, all alike.
+
+    At most `count` times and within `seconds`, the first call on all samples included; the same `seed` draws the
+    same samples in the same order.
+    """
+
+    count: int
+    seed: int
+    seconds: float
 
 
 def is_spec(spec: str) -> bool:
@@ -67,6 +81,7 @@ def call(
     timeout: float,
     base_dir: Path,
     limit: int | None = None,
+    resamples: Resamples | None = None,
 ) -> dict[str, Any]:
     """Call the function in a fresh child process.
 
@@ -77,9 +92,11 @@ def call(
         out: `.npz` that gets the arrays it returned; None if arrays are not wanted.
         timeout: seconds for everything, imports included.
         limit: stop a generator after this many samples (axis 0).
+        resamples: also call the function on bootstrap samples of `arrays`, if it returned no array.
 
     Returns:
-        `{"values": {name: number | bool | str}, "arrays": [names in out]}`.
+        `{"values": {name: number | bool | str}, "arrays": [names in out], "replicates": [number | None]}`;
+        a replicate is the `value` on one bootstrap sample, None if the function failed on it.
 
     Raises:
         MetricError: no such function, wrong parameters, it raised, took too long, crashed, or returned something else.
@@ -95,6 +112,7 @@ def call(
         "arguments": dict(arguments),
         "out": str(out) if out else None,
         "limit": limit,
+        "resamples": asdict(resamples) if resamples else None,
     }
     start = time.monotonic()
     child = Child("trt_action.user_code:serve", died=MetricError, cwd=base_dir)
@@ -136,7 +154,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     given = _arguments(request)
     try:
         function = _function(Path(request["path"]), request["function"], spec)
-        result = function(**_wanted(function, given, spec))
+        given = _wanted(function, given, spec)
+        start = time.monotonic()
+        result = function(**given)
         if isinstance(result, Iterator):
             result = _joined(result, spec, request["limit"])
     except (TrtActionError, MemoryError):
@@ -146,7 +166,51 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     values, arrays = _sorted_out(result, spec)
     if arrays and request["out"]:
         storage.save_npz(Path(request["out"]), arrays)
-    return {"values": values, "arrays": list(arrays)}
+    again: list[float | None] = []
+    if request["resamples"] and not arrays:
+        again = _replicates(function, given, Resamples(**request["resamples"]), start)
+    return {"values": values, "arrays": list(arrays), "replicates": again}
+
+
+def _replicates(
+    function: Callable[..., Any], given: dict[str, Any], plan: Resamples, start: float
+) -> list[float | None]:
+    samples = _rows(given)
+    if samples is None:
+        return []
+    generator = np.random.default_rng(plan.seed)
+    values: list[float | None] = []
+    now = time.monotonic()
+    last = now - start
+    while len(values) < plan.count and now + last < start + plan.seconds:
+        rows = generator.integers(0, samples, samples)
+        values.append(_replicate(function, {name: _taken(value, rows) for name, value in given.items()}))
+        now, last = time.monotonic(), time.monotonic() - now
+    return values
+
+
+def _replicate(function: Callable[..., Any], given: dict[str, Any]) -> float | None:
+    try:
+        result = function(**given)
+        value = float(result["value"] if isinstance(result, Mapping) else result)
+    except (Exception, SystemExit):  # noqa: BLE001 - some draws have no value, e.g. without any sample of a class
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _rows(given: Any) -> int | None:
+    """Length of axis 0 of the first array."""
+    if isinstance(given, np.ndarray):
+        return len(given) if given.ndim else None
+    if isinstance(given, dict):
+        return next((rows for value in given.values() if (rows := _rows(value)) is not None), None)
+    return None
+
+
+def _taken(value: Any, rows: Array) -> Any:
+    if isinstance(value, dict):
+        return {name: _taken(item, rows) for name, item in value.items()}
+    return value[rows] if isinstance(value, np.ndarray) else value
 
 
 def _arguments(request: dict[str, Any]) -> dict[str, Any]:
