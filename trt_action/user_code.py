@@ -95,8 +95,8 @@ def call(
         resamples: also call the function on bootstrap samples of `arrays`, if it returned no array.
 
     Returns:
-        `{"values": {name: number | bool | str}, "arrays": [names in out], "replicates": [number | None]}`;
-        a replicate is the `value` on one bootstrap sample, None if the function failed on it.
+        `{"values": {name: number | bool | str}, "arrays": [names in out]}`, and with `resamples`, if there are no
+        arrays, `"replicates": [number | None]`: the `value` on each bootstrap sample, None if the function failed.
 
     Raises:
         MetricError: no such function, wrong parameters, it raised, took too long, crashed, or returned something else.
@@ -166,10 +166,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     values, arrays = _sorted_out(result, spec)
     if arrays and request["out"]:
         storage.save_npz(Path(request["out"]), arrays)
-    again: list[float | None] = []
+    answer: dict[str, Any] = {"values": values, "arrays": list(arrays)}
     if request["resamples"] and not arrays:
-        again = _replicates(function, given, Resamples(**request["resamples"]), start)
-    return {"values": values, "arrays": list(arrays), "replicates": again}
+        answer["replicates"] = _replicates(function, given, Resamples(**request["resamples"]), start)
+    return answer
 
 
 def _replicates(
