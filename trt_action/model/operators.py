@@ -1,0 +1,126 @@
+"""Which operators a graph uses, and whether anybody can know them. Runs in the child process of `examine.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx
+import onnx.defs
+
+from trt_action.errors import ModelError
+from trt_action.inputs import nearest, quote
+
+RUNTIME_DOMAINS = ("com.microsoft", "com.ms")
+"""ONNX Runtime's own operators: onnx has no description of them; the backend accepts or refuses them at the build."""
+
+
+def check(model: onnx.ModelProto) -> list[str]:
+    """Every node is an operator of its opset, of ONNX Runtime, or a function of the model. Returns notes.
+
+    Raises:
+        ModelError: unknown operator, domain or opset; functions that call themselves.
+    """
+    functions = {(function.domain, function.name): function for function in model.functions}
+    _refuse_recursion(functions)
+    opsets = versions(model.opset_import)
+    _refuse_future(opsets)
+    runtime = set()
+    bodies = [(opsets, model.graph.node), *((versions(f.opset_import), f.node) for f in model.functions)]
+    for known, nodes in bodies:
+        for node in every_node(nodes):
+            domain = _domain(node.domain)
+            if (node.domain, node.op_type) in functions:
+                continue
+            if domain.startswith(RUNTIME_DOMAINS):
+                runtime.add(node.op_type)
+            else:
+                _check_node(node, domain, known)
+    if not runtime:
+        return []
+    return [f"Operators of ONNX Runtime that other backends do not know: {', '.join(map(quote, sorted(runtime)[:5]))}."]
+
+
+def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Opset version by domain; the default domain is ``."""
+    return {_domain(opset.domain): opset.version for opset in imports}
+
+
+def every_node(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+                yield from every_node(graph.node)
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _refuse_future(opsets: dict[str, int]) -> None:
+    version, newest = opsets.get("", 0), onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise ModelError(
+            f"The model uses opset {version}; onnx {onnx.__version__} knows opsets up to {newest}.",
+            fix=f"Export it with `opset_version={min(newest, 20)}`, or install a newer onnx.",
+        )
+
+
+def _check_node(node: onnx.NodeProto, domain: str, opsets: dict[str, int]) -> None:
+    where = f"(node {quote(node.name)})" if node.name else f"(a node without a name, output {quote(_output(node))})"
+    shown = quote(node.op_type)
+    if not any(schema_domain == domain for schema_domain in _known_domains()):
+        raise ModelError(
+            f"The operator {shown} {where} is of the domain {quote(domain)}, which nobody here knows.",
+            why="It is a custom operator: its code is in a library or plugin that is not part of the model.",
+            fix="Replace it by ONNX operators, or give its definition as a function of the model.",
+        )
+    version = opsets.get(domain)
+    if version is None:
+        raise ModelError(
+            f"The operator {shown} {where} is of the domain {quote(domain or 'ai.onnx')}, which the model does not "
+            "import.",
+            fix="Export the model again; `opset_import` must list every domain in use.",
+        )
+    if not onnx.defs.has(node.op_type, max_inclusive_version=version, domain=domain):
+        raise _unsupported(node, shown, where, domain, version)
+
+
+def _unsupported(node: onnx.NodeProto, shown: str, where: str, domain: str, version: int) -> ModelError:
+    what = f"The operator {shown} {where} does not exist in opset {version} of the domain {quote(domain or 'ai.onnx')}."
+    if onnx.defs.has(node.op_type, domain=domain):
+        first = onnx.defs.get_schema(node.op_type, domain=domain).since_version
+        return ModelError(what, why=f"It is in newer opsets, e.g. {first}.", fix=f"Export with opset {first} or newer.")
+    names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+    close = nearest(node.op_type, sorted(names))
+    return ModelError(
+        what,
+        why=f"The nearest one is {quote(close)}." if close else "It is a custom operator or a damaged name.",
+        fix="Replace it by ONNX operators, or give its definition as a function of the model.",
+    )
+
+
+def _known_domains() -> set[str]:
+    return {schema.domain for schema in onnx.defs.get_all_schemas()}
+
+
+def _output(node: onnx.NodeProto) -> str:
+    return node.output[0] if node.output else "none"
+
+
+def _refuse_recursion(functions: dict[tuple[str, str], onnx.FunctionProto]) -> None:
+    """The checker and shape inference would follow functions that call each other in a circle until they crash."""
+    calls = {
+        key: {(n.domain, n.op_type) for n in every_node(function.node)} & functions.keys()
+        for key, function in functions.items()
+    }
+    while leaves := [key for key, called in calls.items() if not called & calls.keys()]:
+        for key in leaves:
+            del calls[key]
+    if calls:
+        domain, name = next(iter(calls))
+        raise ModelError(
+            f"The function {quote(name)} of the domain {quote(domain)} calls itself, directly or through others.",
+            fix="ONNX functions must not be recursive: export the model again.",
+        )
