@@ -47,6 +47,7 @@ class Worker:
         """Starts the interpreter and returns at once; `start` waits for it."""
         self.label = label
         self.threads = 0
+        self.failed = False
         self._settings: Message = {
             "loadable": loadable.as_json(),
             "feeds": str(feeds),
@@ -92,6 +93,7 @@ class Worker:
         try:
             return self._child.request({"request": request, **arguments}, timeout=REQUEST_TIMEOUT)
         except TrtActionError as error:
+            self.failed = True
             raise _named(error, self.label) from error
 
     def close(self) -> None:
@@ -127,7 +129,7 @@ def open_unit(
     """Fresh processes of head and base (and of base again, for the noise floor), loaded and warmed up.
 
     Bind everything but `unit` with `functools.partial` and pass that to `duet.compare`. The order of loading turns
-    with `unit`, so that neither side is always the first on the machine.
+    with `unit`, so that neither side is always the first on the machine. Leaving checks every side's outputs once more.
 
     Args:
         head_feeds, base_feeds: the inputs (`.npz`); the same values where the two models' inputs agree.
@@ -145,8 +147,9 @@ def open_unit(
         }
         ready(list(workers.values()), first=unit)
         yield Unit(workers["head"], workers["base"], workers.get("second base"))
-        for worker in workers.values():
-            worker.check()
+        if not any(worker.failed for worker in workers.values()):
+            for worker in workers.values():
+                worker.check()
 
 
 def ready(workers: list[Worker], *, first: int = 0, **warmup: float) -> list[Warmup]:

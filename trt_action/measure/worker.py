@@ -97,22 +97,12 @@ class Worker:
     def loop(self, seconds: float, min_iterations: int, rewarm_ns: int) -> Message:
         """Untimed iterations for `rewarm_ns` (at least one if above 0), then wall times for `seconds`."""
         run = self._ready().run
-        rewarmed = 0
-        if rewarm_ns:
-            rewarmed = _run_for(run, rewarm_ns)
-        clock = time.perf_counter_ns
-        wall: list[int] = []
-        begin = clock()
-        deadline = begin + int(seconds * 1e9)
-        while True:
-            start = clock()
-            run()
-            end = clock()
-            wall.append(end - start)
-            if end >= deadline and len(wall) >= min_iterations:
-                break
+        rewarmed = _run_for(run, rewarm_ns) if rewarm_ns else 0
+        begin = time.perf_counter_ns()
+        wall = timed_for(run, int(seconds * 1e9), min_iterations)
+        elapsed = time.perf_counter_ns() - begin
         check_clock(wall)
-        return {"wall_ns": wall, "seconds": (end - begin) / 1e9, "rewarmed": rewarmed}
+        return {"wall_ns": wall, "seconds": elapsed / 1e9, "rewarmed": rewarmed}
 
     def throughput(self, concurrency: int, seconds: float) -> Message:
         """Closed loop: every thread has its own session and sends its next request when the last one returned."""
@@ -194,6 +184,20 @@ def timed_loop(run: Callable[[], None], wall: list[int], start: int, stop: int) 
         begin = clock()
         run()
         wall[i] = clock() - begin
+
+
+def timed_for(run: Callable[[], None], nanoseconds: int, min_iterations: int) -> list[int]:
+    """Durations of `run()` until `nanoseconds` are over, ns; at least `min_iterations` (and one)."""
+    clock = time.perf_counter_ns
+    wall: list[int] = []
+    deadline = clock() + nanoseconds
+    while True:
+        begin = clock()
+        run()
+        end = clock()
+        wall.append(end - begin)
+        if end >= deadline and len(wall) >= min_iterations:
+            return wall
 
 
 def warm_up(run: Callable[[], None], min_ns: int, max_ns: int) -> tuple[int, bool]:
