@@ -99,6 +99,13 @@ class Backend(Protocol):
             BackendUnavailableError: the library is not installed.
         """
 
+    def check_precision(self, precision: str) -> None:
+        """Before any work is done for it.
+
+        Raises:
+            BackendUnavailableError: the backend cannot run this precision, on any model.
+        """
+
     def build(self, prepared: Path, out_dir: Path, options: RuntimeOptions) -> Path:
         """Compile; called in a child process. Returns the engine file inside `out_dir`.
 

@@ -1,0 +1,243 @@
+"""One engine for one model and recipe: from the cache, or prepared, built in a child process and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_action import engine, process
+from trt_action.engine import cache as caches
+from trt_action.engine import host, onnx_files
+from trt_action.engine.backend import Loadable, RuntimeOptions
+from trt_action.engine.cache import Cache, Facts, FileRecord
+from trt_action.errors import BuildError, StorageError
+from trt_action.evidence import Engine
+from trt_action.inputs import quote
+
+if TYPE_CHECKING:
+    from trt_action.data import Dataset
+    from trt_action.model import Model
+    from trt_action.precision import Recipe
+    from trt_action.process import Progress
+
+PREPARED = "prepared.onnx"
+_ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """`prepared` is the ONNX graph that the engine was built from, kept beside it."""
+
+    loadable: Loadable
+    record: Engine
+    prepared: Path
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a build left in the work folder."""
+
+    engine: Path
+    prepared: Path
+    facts: Facts
+
+
+class _BuildDiedError(BuildError):
+    """The building child did not survive; told apart from what it reported."""
+
+
+def obtain(
+    model: Model,
+    recipe: Recipe,
+    calibration: Dataset | None,
+    *,
+    backend: str,
+    options: RuntimeOptions,
+    cache: Cache,
+    work_dir: Path,
+    timeout: float,
+    progress: Progress | None = None,
+) -> BuiltEngine:
+    """The engine of `model` in the asked precision. A parallel run that builds the same one is waited for.
+
+    Args:
+        calibration: representative inputs, for precisions that need them.
+        work_dir: this call's own folder; it holds the engine if it cannot be cached, so it must outlive the result.
+        timeout: seconds for waiting on a parallel run, and again for preparing and building.
+
+    Raises:
+        BackendUnavailableError: the backend is not installed or cannot run this precision.
+        PrecisionError: the precision cannot be made, or was not achieved.
+        BuildError: the backend refused, crashed, or the time limit was reached.
+        OutOfMemoryError: the build was killed for memory.
+        StorageError: `work_dir` cannot be written.
+    """
+    chosen = engine.backend(backend)
+    version = chosen.version()
+    chosen.check_precision(recipe.precision)
+    material = _material(model, recipe, calibration, backend, version, options)
+    key = caches.key_of(material)
+
+    def waiting() -> None:
+        if progress is not None:
+            progress("a parallel run builds the same engine: waiting for it", None)
+
+    with cache.claim(key, timeout=timeout, waiting=waiting) as claim:
+        entry = claim.entry
+        built = None
+        if entry is None:
+            built = _build(model, recipe, calibration, backend, options, work_dir, timeout, progress)
+            entry = cache.put(claim, _files(built), material, built.facts)
+    if entry is not None:
+        main, prepared, facts = entry.folder / entry.facts.engine[0], entry.folder / entry.facts.prepared, entry.facts
+        if built is not None:
+            _discard(built)
+    else:
+        assert built is not None  # noqa: S101 - not from the cache, so it was built above
+        main, prepared, facts = built.engine, built.prepared, built.facts
+    records = entry.files if entry is not None else _records(main.parent, facts.engine)
+    record = Engine(
+        backend=backend,
+        backend_version=version,
+        precision=recipe.precision,
+        achieved_precision=facts.achieved_precision,
+        recipe=recipe.as_json(),
+        calibration_sha256=calibration.sha256 if calibration is not None else None,
+        sha256=_digest(records, facts.engine),
+        bytes=sum(records[name].bytes for name in facts.engine),
+        build_seconds=facts.build_seconds,
+        from_cache=built is None,
+        cache_key=key,
+    )
+    return BuiltEngine(Loadable(backend, main, options, prepared=True), record, prepared)
+
+
+def reference(model: Model) -> Loadable:
+    """FP32 ONNX Runtime on the CPU with graph optimisation off: what accuracy is judged against."""
+    return Loadable("onnxruntime", model.path, RuntimeOptions(graph_optimization="disabled"), prepared=False)
+
+
+def baseline(model: Model, options: RuntimeOptions) -> Loadable:
+    """FP32 ONNX Runtime with the options that ship: what the speed-up is over."""
+    return Loadable("onnxruntime", model.path, options, prepared=False)
+
+
+def unoptimized(built: BuiltEngine) -> Loadable:
+    """The prepared graph with graph optimisation off: what the change of precision alone costs in accuracy."""
+    options = replace(built.loadable.options, graph_optimization="disabled")
+    return Loadable("onnxruntime", built.prepared, options, prepared=False)
+
+
+def _material(
+    model: Model, recipe: Recipe, calibration: Dataset | None, backend: str, version: str, options: RuntimeOptions
+) -> dict[str, Any]:
+    """Everything that decides the engine's bytes. Threads, arena and spinning act when it is loaded: not here."""
+    return {
+        "model": model.info.sha256,
+        "shapes": {name: shape.model_dump() for name, shape in model.info.shapes.items()},
+        "recipe": recipe.as_json(),
+        "calibration": calibration.sha256 if calibration is not None else None,
+        "backend": {"name": backend, "version": version},
+        "options": {"graph_optimization": options.graph_optimization},
+        "host": host.build_identity(),
+        "code": _code_digest(),
+    }
+
+
+def _code_digest() -> str:
+    """Over this product's own code that writes graphs: an engine of an older version of it is not reused."""
+    sources = [*sorted((_ROOT / "precision").rglob("*.py")), Path(__file__), Path(__file__).with_name("onnxruntime.py")]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(str(source.relative_to(_ROOT)).encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _build(
+    model: Model,
+    recipe: Recipe,
+    calibration: Dataset | None,
+    backend: str,
+    options: RuntimeOptions,
+    work_dir: Path,
+    timeout: float,
+    progress: Progress | None,
+) -> _Built:
+    from trt_action import precision
+
+    start = time.monotonic()
+    prepared_dir, engine_dir = work_dir / "prepared", work_dir / "engine"
+    _fresh(prepared_dir)
+    _fresh(engine_dir)
+    prepared = precision.prepare(model, recipe, calibration, prepared_dir, timeout=timeout, progress=progress)
+    left = max(1.0, timeout - (time.monotonic() - start))
+    request = {
+        "backend": backend,
+        "prepared": str(prepared.path.absolute()),
+        "out_dir": str(engine_dir.absolute()),
+        "options": options.as_json(),
+    }
+    try:
+        answer = process.call(
+            "trt_action.engine.worker:build", request, timeout=left, progress=progress, died=_BuildDiedError
+        )
+    except _BuildDiedError as error:
+        raise BuildError(
+            f"The build of {quote(model.info.name)} by {backend} did not end well: {error.what}",
+            why=error.why,
+            fix="Raise `build-timeout` if it was too short; if the backend crashes on this model, try another "
+            "precision, `graph-optimization: basic`, or another version of it.",
+        ) from None
+    main = Path(answer["engine"])
+    facts = Facts(
+        engine=[main.name, *sorted(path.name for path in engine_dir.iterdir() if path != main)],
+        prepared=PREPARED,
+        achieved_precision=prepared.proof,
+        build_seconds=round(time.monotonic() - start, 3),
+    )
+    return _Built(main, prepared.path, facts)
+
+
+def _files(built: _Built) -> dict[str, Path]:
+    """Every file of a build, by its name in the cache. External data keep theirs: the graph refers to them."""
+    folder = built.prepared.parent
+    found = {name: built.engine.parent / name for name in built.facts.engine}
+    found |= {name: folder / name for name in onnx_files.external_files(built.prepared)}
+    return found | {built.facts.prepared: built.prepared}
+
+
+def _discard(built: _Built) -> None:
+    """The cache has it: the copy in the work folder would only take space."""
+    shutil.rmtree(built.engine.parent, ignore_errors=True)
+    shutil.rmtree(built.prepared.parent, ignore_errors=True)
+
+
+def _records(folder: Path, names: list[str]) -> dict[str, FileRecord]:
+    try:
+        return {name: caches.file_record(folder / name) for name in names}
+    except OSError as error:
+        raise StorageError(f"The engine in {quote(folder)} cannot be read: {error}.") from None
+
+
+def _digest(records: Mapping[str, FileRecord], names: list[str]) -> str:
+    """sha256 of the engine's file; of several files, of what `sha256sum` prints for them (docs/evidence.md)."""
+    if len(names) == 1:
+        return records[names[0]].sha256
+    listing = "".join(f"{records[name].sha256}  {name}\n" for name in sorted(names))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _fresh(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"The work folder {quote(folder)} cannot be made: {error.strerror or error}.",
+            fix="Check permissions and free space of the temporary folder (`$TMPDIR`).",
+        ) from None
