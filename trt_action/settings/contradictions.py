@@ -1,0 +1,94 @@
+"""Settings that are right one by one and wrong together. An error only where the run could not mean anything; a
+setting that has no effect is a note, because one config file serves several precisions and laptops without a base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trt_action.errors import SettingsError
+from trt_action.settings.fields import METRICS
+from trt_action.settings.schema import Settings
+from trt_action.settings.units import percent_text
+
+
+def check(settings: Settings) -> tuple[str, ...]:
+    """Notes about settings without effect.
+
+    Raises:
+        SettingsError: a contradiction; names both keys and the fix.
+    """
+    _check_comparison(settings)
+    _check_int8(settings)
+    _check_accuracy(settings)
+    return tuple(_notes(settings))
+
+
+def _check_comparison(s: Settings) -> None:
+    if s.tolerance <= s.margin:
+        raise SettingsError(
+            f"`tolerance: {percent_text(s.tolerance)}` is not above `margin: {percent_text(s.margin)}`.",
+            why="A change is called one above the margin and is called none below the tolerance: with these two, "
+            "the same change would be both.",
+            fix=f"Set `tolerance` to at least twice the margin, e.g. `tolerance: {percent_text(min(max(4 * s.margin, 0.02), 1.0))}`.",
+        )
+
+
+def _check_int8(s: Settings) -> None:
+    for key, precision in (("precision", s.precision), ("base-precision", s.base_precision)):
+        if precision == "int8" and not s.calibration_data and not (key == "base-precision" and s.base == "none"):
+            raise SettingsError(
+                f"`{key}: int8` without `calibration-data`.",
+                why="Ranges of activations come from representative inputs; made-up inputs give a model that is "
+                "fast and wrong.",
+                fix="Set `calibration-data` to an `.npz`, a folder of `.npy`, or `file.py:function` (about 128 samples).",
+            )
+    if s.precision == "int8" and not s.op_types:
+        raise SettingsError(
+            "`precision: int8` with an empty `op-types`: nothing would be quantized.",
+            fix="Leave `op-types` out, or name operators, e.g. `op-types: [Conv, MatMul, Gemm]`.",
+        )
+
+
+def _check_accuracy(s: Settings) -> None:
+    if s.metric not in METRICS:
+        return
+    if s.min_accuracy is not None and s.min_accuracy.value > 1:
+        raise SettingsError(
+            f"`min-accuracy: {s.min_accuracy}` is above 1, and `{s.metric}` is a share.",
+            fix=f"Write `min-accuracy: {s.min_accuracy}%` if percent was meant."
+            if s.min_accuracy.value <= 100
+            else "Write for example `min-accuracy: 97%`.",
+        )
+    if s.max_accuracy_drop is not None and s.max_accuracy_drop.kind == "unit":
+        raise SettingsError(
+            f"`max-accuracy-drop: {s.max_accuracy_drop}` has no unit.",
+            why=f"For `{s.metric}` it could mean points in percent or a fraction.",
+            fix=f"Write `{s.max_accuracy_drop}%` for points, or `{s.max_accuracy_drop}% relative`.",
+        )
+
+
+def _notes(s: Settings) -> Iterator[str]:
+    yield from _data_notes(s)
+    if s.base == "none" and s.max_latency_regression is not None:
+        yield "`max-latency-regression` is not checked: `base` is `none`."
+    if s.base == "none" and s.base_precision is not None:
+        yield "`base-precision` has no effect: `base` is `none`."
+    if s.exclude_nodes and s.precision == "fp32":
+        yield "`exclude-nodes` has no effect: `precision` is `fp32`."
+    if s.shapes is not None and s.sources["batch-size"] != "default":
+        yield "`batch-size` has no effect on inputs that `shapes` names."
+
+
+def _data_notes(s: Settings) -> Iterator[str]:
+    if not s.validation_data:
+        for key, rule in (("min-accuracy", s.min_accuracy), ("max-accuracy-drop", s.max_accuracy_drop)):
+            if rule is not None:
+                yield f"`{key}` is not checked: there is no `validation-data` with labels."
+    elif s.validation_data == s.calibration_data:
+        yield (
+            "`validation-data` and `calibration-data` are the same: accuracy on the samples that calibrated the model "
+            "is flattering."
+        )
+    if s.calibration_data and "int8" not in (s.precision, s.base_precision):
+        yield f"`calibration-data` calibrates nothing: `precision` is `{s.precision}`."

@@ -1,0 +1,173 @@
+"""How pydantic reads one setting and how an editor knows it: a parser and a piece of JSON Schema, side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from trt_action.settings import rules, units, values
+from trt_action.settings.options import BY_NAME
+
+METRICS = ("top1", "top5")
+FUNCTION = r"[^\n]+\.py:[A-Za-z_][A-Za-z0-9_]*"
+OPERATOR = r"[A-Za-z][A-Za-z0-9_]*"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Annotation of a field. `optional`: None means unset and is not parsed."""
+
+    parse: Callable[[Any], Any]
+    schema: dict[str, Any]
+    optional: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(self.schema)
+
+    def _read(self, value: Any) -> Any:
+        return None if self.optional and value is None else self.parse(value)
+
+
+def _matching(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": rf"^\s*(?:{pattern})\s*$"}
+
+
+_ONE_LINE = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": values.MAX_TEXT,
+    "pattern": r"^[^\n\r\u0000]*\S[^\n\r\u0000]*$",
+}
+_TIME = rf"{units.NUMBER}\s*(?:us|µs|μs|ms|s)"
+_RULE = _matching(
+    rf"(?:[Mm][Ee][Aa][Nn]|[Mm][Ee][Dd][Ii][Aa][Nn]|[Mm][Aa][Xx]|[Pp](?:50|90|95|99))\s*(?:<=?|≤)\s*{_TIME}"
+    rf"|{_TIME}|{units.NUMBER}"
+)
+_RULE_LINE = {"type": "string", "minLength": 1}
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_SIZES = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "maxItems": 32}
+_SHAPES = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {
+        "anyOf": [
+            _SIZES,
+            {
+                "type": "object",
+                "properties": {"min": _SIZES, "opt": _SIZES, "max": _SIZES},
+                "required": ["min", "opt", "max"],
+                "additionalProperties": False,
+            },
+        ]
+    },
+}
+
+
+def text(*, optional: bool = False) -> Reads:
+    return Reads(values.text, _ONE_LINE, optional)
+
+
+def path(*, optional: bool = False) -> Reads:
+    return Reads(values.path, _ONE_LINE, optional)
+
+
+def choice(name: str) -> Reads:
+    """One of the choices in the option's row; optional when the row has no default."""
+    row = BY_NAME[name]
+    return Reads(
+        partial(values.choice, choices=row.choices),
+        {"type": "string", "enum": list(row.choices)},
+        row.default is None,
+    )
+
+
+def whole(low: int, high: int) -> Reads:
+    return Reads(partial(values.whole, low=low, high=high), {"type": "integer", "minimum": low, "maximum": high})
+
+
+def boolean() -> Reads:
+    return Reads(values.boolean, {"type": "boolean"})
+
+
+def names(pattern: str, what: str) -> Reads:
+    item = {"type": "string", "pattern": f"^(?:{pattern})$"}
+    schema = {"anyOf": [{"type": "array", "items": item, "maxItems": 10_000}, {"type": "string"}]}
+    return Reads(partial(values.names, pattern=pattern, what=what), schema)
+
+
+def percent(*, low: str = "0", high: str = "100000", inside: bool = False, optional: bool = False) -> Reads:
+    return Reads(
+        partial(units.percent, low=low, high=high, inside=inside), _matching(rf"\+?{units.NUMBER}\s*%"), optional
+    )
+
+
+def duration(*, bare: bool = False) -> Reads:
+    written = _matching(rf"\+?{units.NUMBER}\s*(?:us|µs|μs|ms|s|m|min|h)" + ("|" + units.NUMBER if bare else ""))
+    return Reads(partial(units.duration, bare=bare), {"anyOf": [written, _POSITIVE]} if bare else written)
+
+
+def size(*, zero: bool = False, optional: bool = False) -> Reads:
+    return Reads(partial(units.size, zero=zero), _matching(rf"\+?{units.NUMBER}\s*(?:[KkMmGgTt][Ii]?)?[Bb]"), optional)
+
+
+def rate(*, optional: bool = False) -> Reads:
+    return Reads(units.rate, _matching(rf"\+?{units.NUMBER}\s*(?:samples\s*)?/s"), optional)
+
+
+def latency_rules() -> Reads:
+    one = {"anyOf": [_RULE, _POSITIVE]}
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": 32}
+    return Reads(rules.latency_rules, {"anyOf": [_RULE_LINE, _POSITIVE, several]})
+
+
+def accuracy_drop() -> Reads:
+    written = _matching(rf"\+?{units.NUMBER}\s*(?:%\s*(?:relative|points|absolute)?)?")
+    return Reads(rules.accuracy_drop, {"anyOf": [written, {"type": "number", "minimum": 0}]}, optional=True)
+
+
+def min_accuracy() -> Reads:
+    written = _matching(rf"\+?{units.NUMBER}\s*%?")
+    return Reads(rules.min_accuracy, {"anyOf": [written, {"type": "number", "minimum": 0}]}, optional=True)
+
+
+def shapes() -> Reads:
+    return Reads(values.shapes, _SHAPES, optional=True)
+
+
+def metric() -> Reads:
+    return Reads(_metric, {"anyOf": [{"type": "string", "enum": list(METRICS)}, _matching(FUNCTION)]})
+
+
+def _metric(value: object) -> str:
+    written = values.text(value)
+    if written in METRICS or re.fullmatch(FUNCTION, written):
+        return written
+    near = values.nearest(written, METRICS)
+    raise values.BadValueError(
+        f"is not a metric; did you mean `{near}`?" if near else "is not a metric",
+        allowed="`top1`, `top5`, or your own `file.py:function`",
+        example=near or "top1",
+    )
+
+
+def cache() -> Reads:
+    return Reads(_cache, {"anyOf": [{"type": "boolean"}, _ONE_LINE]})
+
+
+def _cache(value: object) -> Path | Literal["auto"] | None:
+    if isinstance(value, bool):
+        return "auto" if value else None
+    written = values.text(value)
+    if written in {"auto", "true"}:
+        return "auto"
+    return None if written == "false" else Path(written)

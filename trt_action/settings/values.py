@@ -1,0 +1,207 @@
+"""Plain values: text, whole numbers, booleans, choices, lists, shapes. Text comes from the command line and the
+environment, typed values from a config file; both forms mean the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+MAX_TEXT = 4096
+SHOWN = 80
+
+
+class BadValueError(ValueError):
+    """A value that a setting cannot take. pydantic collects it; `explain.py` adds the key and the place.
+
+    Args:
+        reason: what is wrong with the value, without the key: "has no unit".
+        allowed: what would be right, as a list in words.
+        example: one value that would be accepted.
+    """
+
+    def __init__(self, reason: str, *, allowed: str, example: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.allowed = allowed
+        self.example = example
+
+
+def shown(value: object, limit: int = SHOWN) -> str:
+    """A foreign value for a message: one line, printable, at most `limit` characters."""
+    text = value if isinstance(value, str) else _as_text(value)
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
+    return printable if len(printable) <= limit else printable[: limit - 1] + "…"
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The valid name that a person most likely meant, or None."""
+    spellings = {_spelling(word): word for word in valid}
+    found = difflib.get_close_matches(_spelling(name[:100]), list(spellings), n=1, cutoff=cutoff)
+    return spellings[found[0]] if found else None
+
+
+def _spelling(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def decimal(number: float) -> str:
+    """The shortest decimal that reads back as the same float, without an exponent: 0.5, 50, 0.00002."""
+    written = format(Decimal(repr(float(number))), "f")
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def text(value: object) -> str:
+    """One line of text without control characters.
+
+    Raises:
+        BadValueError: not text, empty, too long, or with characters that cannot be printed.
+    """
+    allowed = f"one line of at most {MAX_TEXT} printable characters"
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)  # `name: 2024` in YAML is a number, and meant as a name
+    if not isinstance(value, str):
+        raise BadValueError("is not text", allowed=allowed)
+    stripped = value.strip()
+    if not stripped or len(stripped) > MAX_TEXT:
+        raise BadValueError("is empty" if not stripped else "is too long", allowed=allowed)
+    if not stripped.isprintable():
+        raise BadValueError("holds control characters or is not UTF-8", allowed=allowed)
+    return stripped
+
+
+def path(value: object) -> Path:
+    """Raises: BadValueError: not text that can be a path, or one that only a shell expands."""
+    written = text(value)
+    if written.startswith("~"):
+        raise BadValueError("starts with `~`, which only a shell expands", allowed="the whole path")
+    return Path(written)
+
+
+def whole(value: object, low: int, high: int) -> int:
+    """A whole number in [low, high]; from text, ASCII digits only.
+
+    Raises:
+        BadValueError: anything else, booleans included.
+    """
+    allowed = f"a whole number from {low} to {high}"
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9]{1,18}\s*", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadValueError("is not a whole number", allowed=allowed, example=str(max(low, 1)))
+    if not low <= value <= high:
+        raise BadValueError("is out of range", allowed=allowed, example=str(max(low, 1)))
+    return value
+
+
+def number(value: object) -> float | None:
+    """A finite number that YAML or TOML gave as a number; None for everything else (text and booleans too)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def boolean(value: object) -> bool:
+    """Exactly `true` or `false`.
+
+    Raises:
+        BadValueError: `yes`, `1`, `True` and the like: they mean different things in different tools.
+    """
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise BadValueError("is not a boolean", allowed="exactly `true` or `false`", example="true")
+
+
+def choice(value: object, choices: Sequence[str]) -> str:
+    """Raises: BadValueError: not one of `choices`; names the nearest."""
+    if isinstance(value, str) and value.strip() in choices:
+        return value.strip()
+    near = nearest(value, choices) if isinstance(value, str) else None
+    reason = f"is not one of the choices; did you mean `{near}`?" if near else "is not one of the choices"
+    raise BadValueError(reason, allowed=", ".join(f"`{item}`" for item in choices), example=near or choices[0])
+
+
+def names(value: object, pattern: str, what: str) -> tuple[str, ...]:
+    """A list of names; as text separated by commas or line ends, or a list in brackets.
+
+    Raises:
+        BadValueError: an entry does not match `pattern`, or there are more than 10,000.
+    """
+    allowed = f"a list of {what}"
+    if isinstance(value, str):
+        bare = value.strip()
+        bare = bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare
+        items: Sequence[Any] = [
+            item.strip().strip("\"'") for item in bare.replace("\n", ",").split(",") if item.strip()
+        ]
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        raise BadValueError("is not a list", allowed=allowed)
+    if len(items) > 10_000:
+        raise BadValueError("has more than 10,000 entries", allowed=allowed)
+    for item in items:
+        if not isinstance(item, str) or not item.isprintable() or not re.fullmatch(pattern, item):
+            raise BadValueError(f"holds `{shown(item)}`", allowed=allowed)
+    return tuple(items)
+
+
+Shapes = dict[str, list[int] | dict[str, list[int]]]
+_SHAPES = (
+    "`{input: [1, 3, 224, 224]}` or `{input: {min: […], opt: […], max: […]}}`, sizes from 1 to 2147483647, "
+    "min ≤ opt ≤ max"
+)
+
+
+def shapes(value: object) -> Shapes:
+    """Input name to a fixed shape, or to `min`, `opt` and `max`.
+
+    Raises:
+        BadValueError: another form, ranks that differ, or sizes out of order.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise BadValueError("is not a mapping from input names to shapes", allowed=_SHAPES)
+    return {_input_name(name): _shape_or_range(name, entry) for name, entry in value.items()}
+
+
+def _input_name(name: object) -> str:
+    if not isinstance(name, str) or not name or len(name) > 1000:
+        raise BadValueError(f"has the input name `{shown(name)}`", allowed=_SHAPES)
+    return name
+
+
+def _shape_or_range(name: str, entry: object) -> list[int] | dict[str, list[int]]:
+    if not isinstance(entry, Mapping):
+        return _shape(name, entry)
+    if set(entry) != {"min", "opt", "max"}:
+        raise BadValueError(f"needs exactly `min`, `opt` and `max` for `{shown(name)}`", allowed=_SHAPES)
+    low, opt, high = (_shape(name, entry[key]) for key in ("min", "opt", "max"))
+    if not len(low) == len(opt) == len(high):
+        raise BadValueError(f"has different ranks for `{shown(name)}`", allowed=_SHAPES)
+    if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
+        raise BadValueError(f"is not in the order min ≤ opt ≤ max for `{shown(name)}`", allowed=_SHAPES)
+    return {"min": low, "opt": opt, "max": high}
+
+
+def _shape(name: str, entry: object) -> list[int]:
+    if not isinstance(entry, (list, tuple)) or len(entry) > 32:
+        raise BadValueError(f"has no list of sizes for `{shown(name)}`", allowed=_SHAPES)
+    for size in entry:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < 2**31:
+            raise BadValueError(f"has the size `{shown(size)}` for `{shown(name)}`", allowed=_SHAPES)
+    return list(entry)
