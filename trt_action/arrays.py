@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from trt_action import files
 from trt_action.errors import DataError
-from trt_action.inputs import open_regular, quote
+from trt_action.inputs import LFS_HEAD, is_lfs_pointer, open_regular, quote
 
 Array = npt.NDArray[Any]
 
@@ -64,7 +64,7 @@ def load_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
         StorageError: the file may not be read.
     """
     arrays: dict[str, Array] = {}
-    with open_regular(path, noun="data file", wrong=DataError) as file:
+    with _open(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
@@ -91,7 +91,7 @@ def load_folder(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
     """
     arrays: dict[str, Array] = {}
     for entry in sorted(path.glob("*" + SUFFIX))[: MAX_MEMBERS + 1]:
-        with open_regular(entry, noun="data file", wrong=DataError) as file:
+        with _open(entry) as file:
             size = entry.stat().st_size
             try:
                 arrays[entry.stem] = _read(file, size, max_bytes, entry, "")
@@ -104,6 +104,18 @@ def load_folder(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
             fix="Save one file per input, `<input>.npy`, and `labels.npy` beside them: `numpy.save(path, array)`.",
         )
     return arrays
+
+
+def _open(path: Path) -> BinaryIO:
+    file = open_regular(path, noun="data file", wrong=DataError)
+    if is_lfs_pointer(file.read(len(LFS_HEAD))):
+        file.close()
+        raise DataError(
+            f"{quote(path)} is a Git LFS pointer, not the data themselves.",
+            fix="Run `git lfs pull`; in a workflow set `lfs: true` at actions/checkout.",
+        )
+    file.seek(0)
+    return file
 
 
 def _read(file: IO[bytes], size: int, max_bytes: int, path: Path, name: str) -> Array:

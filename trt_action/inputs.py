@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 from trt_action.errors import StorageError, TrtActionError
 
+LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+"""How a Git LFS pointer begins: the text that Git stores, and leaves behind where the object was not fetched."""
+
 SHOWN = 120
 """Characters of a foreign name that a message shows."""
 
@@ -35,6 +38,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was most likely meant to be, or None."""
     found = difflib.get_close_matches(name[:1_000], list(known)[:1_000], n=1)
     return found[0] if found else None
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins with `head` is a Git LFS pointer."""
+    return head.startswith(LFS_HEAD)
 
 
 def open_regular(path: Path, *, noun: str, wrong: type[TrtActionError]) -> BinaryIO:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from trt_action.errors import ModelError
-from trt_action.inputs import quote
+from trt_action.inputs import LFS_HEAD, quote
 
 HEAD_BYTES = 4096
-LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
 _EXPORT = "Export it to ONNX first (`torch.onnx.export` or the exporter of your framework)."
 
@@ -35,10 +34,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it and give the ONNX model inside."),
     (0, b"\x93NUMPY", "a numpy array (.npy)", "Give the path of the ONNX model."),
 )
-
-
-def is_lfs_pointer(head: bytes) -> bool:
-    return head.startswith(LFS_HEAD)
 
 
 def refuse_foreign(head: bytes, label: str) -> None:

@@ -20,8 +20,7 @@ from onnx import TensorProto
 
 from trt_action.arrays import Array
 from trt_action.errors import ModelError, StorageError
-from trt_action.inputs import nearest, open_regular, quote
-from trt_action.model.sniff import LFS_HEAD, is_lfs_pointer
+from trt_action.inputs import LFS_HEAD, is_lfs_pointer, nearest, open_regular, quote
 
 MAX_EXTERNAL_BYTES = 64 << 30
 """Of all external data of one model. A choice: a model of 32 billion float16 weights."""
