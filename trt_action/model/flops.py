@@ -59,7 +59,7 @@ def _total(graph: onnx.GraphProto) -> int | None:
     total = 0
     for node in graph.node:
         if node.op_type in COMPUTE:
-            flops = _node(node, known)
+            flops = of_node(node, known)
             if flops is None:
                 return None
             total += flops
@@ -75,7 +75,8 @@ def _shape(value: onnx.ValueInfoProto) -> Shape | None:
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
-def _node(node: onnx.NodeProto, known: Mapping[str, Shape | None]) -> int | None:
+def of_node(node: onnx.NodeProto, known: Mapping[str, Shape | None]) -> int | None:
+    """FLOPs of one compute node by the shapes of its tensors; None where one is not known."""
     if len(node.input) < 2 or not node.output:
         return None
     left, right, out = known.get(node.input[0]), known.get(node.input[1]), known.get(node.output[0])
