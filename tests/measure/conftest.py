@@ -56,7 +56,7 @@ def draws(tmp_path: Path) -> Make:
             helper.make_node("Log", ["draw"], ["log"]),
             helper.make_node("Add", ["log", "nothing"], ["y"]),
         ]
-        return _write(tmp_path / "draws.onnx", nodes, [numpy_helper.from_array(np.float32(0), "zero")], [8])
+        return _write(tmp_path / "draws.onnx", nodes, [numpy_helper.from_array(np.array(0, np.float32), "zero")], [8])
 
     return make
 
