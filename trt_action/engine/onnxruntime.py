@@ -41,7 +41,6 @@ DTYPES = {
     "double": "float64",
     "float16": "float16",
     "bool": "bool",
-    "string": "string",
     **{name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
 }
 
@@ -99,8 +98,8 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeSession:
-    """See `backend.Session`. Inputs live in buffers of ONNX Runtime (64-byte aligned) that `run` reads in place;
-    outputs too, where the declared shape follows from the inputs; others are allocated by each `run`.
+    """See `backend.Session`. Inputs live in buffers of ONNX Runtime (64-byte aligned) that `run` reads in place.
+    Outputs are bound to the device: the first `run` allocates them, later ones write into the same buffers.
 
     `run` is a closure and not a method: one call, no attribute looked up, and `try` costs nothing (Python 3.11).
     """
@@ -114,7 +113,6 @@ class OnnxRuntimeSession:
         self._outputs = _tensors(session.get_outputs(), "output")
         self._binding = session.io_binding()
         self._buffers: dict[str, Any] = {}
-        self._preallocated = False
         self.run = self._make_run()
 
     @property
@@ -139,14 +137,12 @@ class OnnxRuntimeSession:
         )
         for tensor in self._inputs:
             array = feeds[tensor.name]
-            if tensor.dtype == "string":
-                self._binding.bind_cpu_input(tensor.name, np.ascontiguousarray(array, dtype=object))
-            elif same_shapes:
+            if same_shapes:
                 self._buffers[tensor.name].update_inplace(np.asarray(array, order="C"))
             else:
                 self._bind_input(tensor, array)
         if not same_shapes:
-            self._bind_outputs(feeds)
+            self._bind_outputs()
 
     def fetch(self) -> dict[str, Array]:
         self._check_open()
@@ -171,13 +167,14 @@ class OnnxRuntimeSession:
         return run
 
     def _recover(self, error: Exception) -> None:
-        """A model may declare an output shape that it does not keep: then let ONNX Runtime allocate, and run again."""
-        if not self._preallocated or "output OrtValue provided" not in str(error):
+        """An output's shape changed with the values of the inputs: let the runtime allocate it anew, and run again."""
+        if "output OrtValue provided" not in str(error):
             raise _inference_failed(self._ort, error) from None
-        for tensor in self._outputs:
-            self._binding.bind_output(tensor.name, "cpu")
-        self._preallocated = False
-        self.run()
+        self._bind_outputs()
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except _failures(self._ort) as again:
+            raise _inference_failed(self._ort, again) from None
 
     def _bind_input(self, tensor: Tensor, array: Array) -> None:
         value = self._ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type)
@@ -185,24 +182,9 @@ class OnnxRuntimeSession:
         self._binding.bind_ortvalue_input(tensor.name, value)
         self._buffers[tensor.name] = value
 
-    def _bind_outputs(self, feeds: Feeds) -> None:
-        sizes = {
-            dim: feeds[tensor.name].shape[axis]
-            for tensor in self._inputs
-            for axis, dim in enumerate(tensor.shape)
-            if isinstance(dim, str)
-        }
-        self._preallocated = False
+    def _bind_outputs(self) -> None:
         for tensor in self._outputs:
-            shape = [dim if isinstance(dim, int) else sizes.get(dim or "") for dim in tensor.shape]
-            # An output of unknown rank is declared with no dimensions, like a scalar: both are left to the runtime.
-            if shape and tensor.dtype != "string" and all(size is not None for size in shape):
-                dtype = np.dtype(tensor.dtype).type
-                value = self._ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype)
-                self._binding.bind_ortvalue_output(tensor.name, value)
-                self._preallocated = True
-            else:
-                self._binding.bind_output(tensor.name, "cpu")
+            self._binding.bind_output(tensor.name, "cpu")
 
     def _check_open(self) -> None:
         if self._session is None:
@@ -264,10 +246,10 @@ def _refusal(ort: Any, error: Exception, path: Path, verb: str, paths: tuple[Pat
             fix="Use `precision: fp32`, `fp16` or `int8` with this backend, or export the model without bfloat16.",
         )
     if operator := ort_words.unsupported_operator(error):
-        name, node = operator
+        name, version, node = operator
+        where = f" in node {quote(node)}" if node else ""
         return BuildError(
-            f"{runtime} has no CPU implementation of operator {quote(name)}"
-            + (f" (node {quote(node)})." if node else "."),
+            f"{runtime} has no CPU implementation of operator {quote(name)}{version}{where}.",
             why=f"In its own words: {words}",
             fix="Export the model to an opset and operators that ONNX Runtime supports "
             "(onnxruntime.ai/docs/reference/compatibility.html); custom operators are not loaded.",
@@ -300,10 +282,10 @@ def _tensor(argument: Any, what: str) -> Tensor:
     dtype = DTYPES.get(kind.removeprefix("tensor(").removesuffix(")")) if kind.startswith("tensor(") else None
     if dtype is None:
         raise BuildError(
-            f"The model's {what} {quote(argument.name)} has type `{kind}`, which the onnxruntime backend cannot handle.",
-            why="Inputs and outputs must be plain tensors of bool, integers, float16, float32, float64 or strings.",
+            f"The model's {what} {quote(argument.name)} has type `{kind}`, which this backend cannot bind.",
+            why="Inputs and outputs must be plain tensors of bool, integers, float16, float32 or float64.",
             fix=f"Export the model with a plain tensor as this {what} (add a `Cast` for bfloat16 and 8-bit floats, "
-            "leave out `ZipMap` for classifiers).",
+            "move text processing out of the model, leave out `ZipMap` for classifiers).",
         )
     return Tensor(argument.name, dtype, tuple(_dimension(dim) for dim in argument.shape))
 
@@ -326,8 +308,7 @@ def _check_feeds(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:
 
 
 def _check_array(tensor: Tensor, array: Array) -> None:
-    text = array.dtype.kind in "OUT"
-    if (tensor.dtype == "string") != text or (not text and array.dtype != np.dtype(tensor.dtype)):
+    if array.dtype.kind in "OUT" or array.dtype != np.dtype(tensor.dtype):
         raise DataError(
             f"Input {quote(tensor.name)} takes {tensor.dtype}, the data are {array.dtype}.",
             fix=f"Convert the array, e.g. `array.astype('{tensor.dtype}')`.",

@@ -10,6 +10,7 @@ LONGEST = 600
 """Characters of foreign text that a message keeps."""
 
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ?")
+_LOADING = re.compile(r"Load model from \S+ failed: ?")
 _SOURCE = re.compile(r"(?:/\S+/)?[\w.-]+\.(?:cc|h|hpp|cpp):\d+ ")
 _UNSUPPORTED = (
     re.compile(
@@ -33,19 +34,18 @@ def readable(error: BaseException, paths: Iterable[Path] = ()) -> str:
             text = text.replace(name, path.name)
         for folder in {str(path.parent.absolute()), str(path.parent.resolve())} - {"/"}:
             text = text.replace(folder + "/", "")
-    text = _CODE.sub("", text)
+    text = _LOADING.sub("", _CODE.sub("", text))
     text = _without_source(text)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text[:LONGEST] or type(error).__name__
 
 
-def unsupported_operator(error: BaseException) -> tuple[str, str] | None:
-    """Operator (`Domain:Type`, opset version where known) and node name, if that is what the exception is about."""
+def unsupported_operator(error: BaseException) -> tuple[str, str, str] | None:
+    """Operator (`domain:Type`), ` (version n)` or nothing, and node name, if that is what the exception is about."""
     for pattern in _UNSUPPORTED:
         if found := pattern.search(str(error)):
-            version = found["version"]
-            operator = found["op"] + (f" (opset {version})" if int(version) > 0 else "")
-            return operator, found.groupdict().get("node") or ""
+            version = f" (version {found['version']})" if int(found["version"]) > 0 else ""
+            return found["op"], version, found.groupdict().get("node") or ""
     return None
 
 
