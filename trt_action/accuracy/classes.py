@@ -24,7 +24,7 @@ def class_scores(output: Array) -> Array | None:
     """The output as shape (n, c), or None if it does not hold floating-point class scores."""
     if is_discrete(output.dtype) or not is_class_shape(output.shape):
         return None
-    return output.reshape(output.shape[0], -1)
+    return output.reshape(output.shape[0], max(output.shape[1:]))
 
 
 def in_top(scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
@@ -36,5 +36,6 @@ def in_top(scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64], k: i
     own = np.take_along_axis(scores, classes[:, None], axis=1)
     earlier = np.arange(scores.shape[1])[None, :] < classes[:, None]
     ahead = np.sum((scores > own) | ((scores == own) & earlier), axis=1)
-    unranked: npt.NDArray[np.bool_] = np.isnan(scores).any(axis=1)
-    return (ahead < k) & ~unranked
+    ahead[np.isnan(scores).any(axis=1)] = k
+    right: npt.NDArray[np.bool_] = np.less(ahead, k)
+    return right

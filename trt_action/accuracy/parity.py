@@ -36,9 +36,13 @@ def compare(pairs: Iterable[tuple[Array, Array]]) -> OutputParity:
     return total.result()
 
 
-def has_nonfinite(values: Array) -> bool:
-    """Whether there is a NaN or an infinity."""
-    return any(not np.isfinite(block).all() for (block,) in _blocks(values))
+def count_nonfinite(chunks: Iterable[Array]) -> tuple[int, int]:
+    """Number of NaN and of infinite elements."""
+    total = _Total()
+    for chunk in chunks:
+        for (values,) in _blocks(chunk):
+            total.count(values)
+    return total.nan, total.inf
 
 
 class _Total:
@@ -56,16 +60,16 @@ class _Total:
         if reference.shape != other.shape:
             self.comparable = False
             for (values,) in _blocks(other):
-                self._count(values)
+                self.count(values)
             return
         for left, right in _blocks(reference, other):
-            self._count(right)
+            self.count(right)
             self._elements(left, right)
         if is_discrete(reference.dtype) and is_discrete(other.dtype):
             self.discrete.add(reference == other)
         self._ranking(reference, other)
 
-    def _count(self, values: npt.NDArray[np.float64]) -> None:
+    def count(self, values: npt.NDArray[np.float64]) -> None:
         self.nan += int(np.isnan(values).sum())
         self.inf += int(np.isinf(values).sum())
 

@@ -1,0 +1,229 @@
+"""Run every side over the same samples, compare, and say what a reader must know."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from trt_action import data
+from trt_action.accuracy import infer, parity, task
+from trt_action.accuracy.store import Store, Writer
+from trt_action.data import Dataset
+from trt_action.engine.backend import Array, Loadable
+from trt_action.errors import DataError, StorageError
+from trt_action.evidence import Accuracy, ModelInfo, OutputParity, Parity, TaskMetric
+from trt_action.inputs import quote, quote_all
+from trt_action.process import Progress
+
+INFER_SECONDS = 1800.0
+"""Time limit of running one side over all samples."""
+
+SIDES = {
+    "reference": "the FP32 reference",
+    "head": "head",
+    "base": "base",
+    "head_unoptimized": "head without graph optimisation",
+}
+
+
+def check(
+    *,
+    info: ModelInfo,
+    reference: Loadable,
+    head: Loadable,
+    base: Loadable | None,
+    head_unoptimized: Loadable | None,
+    dataset: Dataset,
+    metric: str,
+    metric_timeout: float,
+    base_dir: Path,
+    work_dir: Path,
+    confidence: float = 0.95,
+    seed: int,
+    progress: Progress | None,
+) -> Accuracy:
+    """Run every side over the data set, one after the other, and compare.
+
+    Args:
+        reference: FP32 ONNX Runtime of head's model, without graph optimisation.
+        base: None if there is none. A base that cannot take these samples is left out, with a note.
+        head_unoptimized: the prepared Q/DQ graph without graph optimisation (None for graphs without Q/DQ).
+        metric: `top1`, `top5` or `file.py:function`, relative to `base_dir`.
+        metric_timeout: seconds, for each side.
+        work_dir: outputs are kept here during the check and removed afterwards.
+
+    Raises:
+        DataError: the samples do not fit head, or labels do not fit its classes.
+        MetricError: the user's metric failed.
+        MeasureError, OutOfMemoryError: an engine crashed, hung or ran out of memory.
+        StorageError: the disk is full or not writable.
+    """
+    engines = {"reference": reference, "head": head, "base": base, "head_unoptimized": head_unoptimized}
+    wanted = {side: loadable for side, loadable in engines.items() if loadable is not None}
+    with _folder(work_dir) as folder:
+        stores, notes = _run_sides(wanted, info, dataset, folder, progress)
+        found = {side: _parity(stores["reference"], store) for side, store in stores.items() if side != "reference"}
+        metrics = task.evaluate(
+            metric,
+            stores,
+            dataset,
+            timeout=metric_timeout,
+            base_dir=base_dir,
+            folder=folder,
+            confidence=confidence,
+            seed=seed,
+        )
+        notes += _broken_notes(stores, found)
+        missing = _missing(stores)
+    measured = metrics if isinstance(metrics, TaskMetric) else None
+    notes += _optimizer_notes(found, measured)
+    if measured is not None and measured.method == task.NO_INTERVAL:
+        notes.append(
+            f"{quote(metric)} has no interval: there were fewer than {task.MIN_RESAMPLES} usable bootstrap replicates "
+            "in the time allowed. Return `per_sample` as well, or raise `metric-timeout`."
+        )
+    return Accuracy(
+        parity=Parity(
+            samples=dataset.n,
+            data=dataset.origin,
+            data_sha256=dataset.sha256,
+            head=found["head"],
+            base=found.get("base"),
+            head_unoptimized=found.get("head_unoptimized"),
+            missing_outputs=missing,
+        ),
+        task=measured,
+        not_checked="" if measured is not None else str(metrics),
+        notes=notes,
+    )
+
+
+@contextmanager
+def _folder(work_dir: Path) -> Iterator[Path]:
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="accuracy-", dir=work_dir, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StorageError(
+            f"No folder for outputs can be made in {quote(work_dir)}: {error.strerror or error}.",
+            fix="Check permissions and free space (`df -h`), or point TMPDIR to another disk.",
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _run_sides(
+    engines: Mapping[str, Loadable], info: ModelInfo, dataset: Dataset, folder: Path, progress: Progress | None
+) -> tuple[dict[str, Store], list[str]]:
+    rows, batch = _write_feeds(dataset, info, folder / "feeds")
+    stores: dict[str, Store] = {}
+    notes: list[str] = []
+    for index, (side, loadable) in enumerate(engines.items()):
+        try:
+            stores[side] = infer.outputs(
+                loadable,
+                folder / "feeds",
+                folder / side,
+                rows=rows,
+                batch=batch,
+                label=SIDES[side],
+                timeout=INFER_SECONDS,
+                progress=_within(progress, SIDES[side], index, len(engines)),
+            )
+        except DataError as error:
+            if side != "base":
+                raise
+            notes.append(f"Base is left out of the accuracy check: it cannot take these samples. {error.what}")
+    return stores, notes
+
+
+def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> tuple[list[int], int | None]:
+    """Every batch to disk once, for all sides. Returns the rows that count, and the rows of one inference."""
+    rows: list[int] = []
+    batch: int | None = None
+    with Writer(folder) as writer:
+        for feeds, count in data.batches(dataset, info):
+            if not rows:
+                batch = _batch(dataset, feeds)
+            rows.append(count)
+            for name, chunk in feeds.items():
+                writer.append(name, chunk)
+    return rows, batch
+
+
+def _batch(dataset: Dataset, feeds: Mapping[str, Array]) -> int | None:
+    """Rows of one inference; None where a feed is a single sample without the axis."""
+    for name, feed in feeds.items():
+        if name in dataset.inputs and feed.ndim == dataset.inputs[name].ndim:
+            return int(feed.shape[0])
+    return None
+
+
+def _within(progress: Progress | None, label: str, index: int, of: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda text, share: progress(f"{label}: {text}", None if share is None else (index + share) / of)
+
+
+def _parity(reference: Store, other: Store) -> dict[str, OutputParity]:
+    """By output that both have, in the reference's order."""
+    return {
+        name: parity.compare(zip(reference.chunks(name), other.chunks(name), strict=True))
+        for name in reference.names
+        if name in other.names
+    }
+
+
+def _missing(stores: Mapping[str, Store]) -> list[str]:
+    everywhere = set.intersection(*(set(store.names) for store in stores.values()))
+    return list(dict.fromkeys(name for store in stores.values() for name in store.names if name not in everywhere))
+
+
+def _broken_notes(stores: Mapping[str, Store], found: Mapping[str, Mapping[str, OutputParity]]) -> list[str]:
+    """Why a difference has no number: NaN, infinity, or another shape. One sentence per side and output."""
+    reference = stores["reference"]
+    own = {name: parity.count_nonfinite(reference.chunks(name)) for name in reference.names}
+    notes = []
+    if broken := [name for name, counts in own.items() if any(counts)]:
+        notes.append(f"The FP32 reference itself gives NaN or infinity in {quote_all(broken)}.")
+    for side, outputs in found.items():
+        for name, result in outputs.items():
+            if (result.nan, result.inf) != own[name]:
+                notes.append(
+                    f"{_capital(SIDES[side])} gives {result.nan} NaN and {result.inf} infinite values in "
+                    f"{quote(name)}; the FP32 reference gives {own[name][0]} and {own[name][1]}."
+                )
+            pairs = zip(stores[side].shapes(name), reference.shapes(name), strict=True)
+            if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
+                notes.append(
+                    f"{_capital(SIDES[side])} gives {quote(name)} in shape {list(differ[0])}, the FP32 reference in "
+                    f"{list(differ[1])}: there is no difference to compute."
+                )
+    return notes
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _optimizer_notes(found: Mapping[str, Mapping[str, OutputParity]], measured: TaskMetric | None) -> list[str]:
+    """What the runtime's graph optimiser does to a quantised graph, apart from the quantization itself."""
+    if "head_unoptimized" not in found:
+        return []
+    changes = [
+        f"relative L2 of {quote(name)} {plain.relative_l2:.3g} → {optimized.relative_l2:.3g}"
+        for name, plain in found["head_unoptimized"].items()
+        if (optimized := found["head"].get(name)) is not None
+        and plain.relative_l2 is not None
+        and optimized.relative_l2 is not None
+        and not 1 / 1.5 <= (optimized.relative_l2 + 1e-9) / (plain.relative_l2 + 1e-9) <= 1.5
+    ]
+    if measured is not None and measured.head_unoptimized is not None:
+        before, after = measured.head_unoptimized, measured.head.estimate
+        if before != after:
+            changes.append(f"{quote(measured.metric)} {before:.4g} → {after:.4g}")
+    if not changes:
+        return []
+    return [f"Graph optimisation of the runtime changes head's results: {'; '.join(changes)} (optimisation off → on)."]
