@@ -1,0 +1,71 @@
+"""Which rules hold? Each rule becomes one gate; the gates decide the outcome, and the outcome the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trt_action.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASSED
+from trt_action.evidence import Accuracy, Comparison, Evidence, Gate, GateStatus, Outcome, Side
+from trt_action.judge import accuracy as right
+from trt_action.judge import latency, resources
+from trt_action.settings import Settings
+
+__all__ = ["exit_code", "judge", "outcome"]
+
+_ALWAYS_THERE = "finite-outputs"
+
+
+def judge(
+    settings: Settings, *, head: Side, base: Side | None, comparison: Comparison | None, accuracy: Accuracy
+) -> list[Gate]:
+    """Every rule that was asked for, and those that always hold: not slower than base, finite outputs, the precision
+    really reached. A rule without data is `not-checked`, never passed.
+
+    Args:
+        base: None where head is judged alone.
+        comparison: None where head and base were not compared.
+    """
+    return [
+        *latency.regression(settings, base, comparison),
+        *latency.thresholds(settings, head),
+        *right.max_accuracy_drop(settings, accuracy),
+        *right.min_accuracy(settings, accuracy),
+        *right.finite_outputs(accuracy),
+        *resources.min_precision_share(settings, head),
+        *resources.min_throughput(settings, head),
+        *resources.max_engine_size(settings, head),
+        *resources.max_memory(settings, head),
+    ]
+
+
+def outcome(gates: Sequence[Gate], comparison: Comparison | None) -> Outcome:
+    """Any gate failed: failed. Else any inconclusive, or nothing decided: inconclusive. Else passed.
+
+    `finite-outputs` alone decides nothing where other rules were there and none could be checked. A comparison
+    without its gate (two engines side by side, no settings) counts by its verdict.
+    """
+    statuses: list[GateStatus] = [gate.status for gate in gates if gate.name != _ALWAYS_THERE]
+    if comparison is not None and not any(gate.name == "max-latency-regression" for gate in gates):
+        statuses.append(latency.by_verdict(comparison))
+    statuses = statuses or [gate.status for gate in gates]
+    if any(gate.status == "failed" for gate in gates) or "failed" in statuses:
+        return "failed"
+    decided = any(status != "not-checked" for status in statuses)
+    return "passed" if decided and "inconclusive" not in statuses else "inconclusive"
+
+
+def exit_code(result: Evidence | Outcome, on_inconclusive: str) -> int:
+    """0 passed, 1 failed, 3 inconclusive where `on-inconclusive` is `fail` (else 0); an error has its own code.
+
+    Args:
+        result: the outcome, or the evidence of a run, which may hold an error instead.
+    """
+    if isinstance(result, Evidence):
+        if result.error is not None:
+            return result.error.exit_code
+        result = result.outcome
+    if result == "failed":
+        return EXIT_GATE_FAILED
+    if result == "inconclusive" and on_inconclusive == "fail":
+        return EXIT_INCONCLUSIVE
+    return EXIT_PASSED
