@@ -10,8 +10,20 @@ import pytest
 import trt_action
 
 PACKAGE = Path(trt_action.__file__).parent
-STORY = ["settings", "user_code", "data", "model", "precision", "engine", "measure", "accuracy", "judge", "report"]
-GROUND = {"errors", "evidence", "process", "child", "files", "console", "__init__"}
+STORY = [
+    "settings",
+    "user_code",
+    "data",
+    "model",
+    "precision",
+    "engine",
+    "measure",
+    "accuracy",
+    "judge",
+    "report",
+    "github",
+]
+GROUND = {"errors", "evidence", "process", "child", "files", "inputs", "console", "__init__"}
 DOORS = {"cli", "__main__", "pipeline", "built_engine"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
 

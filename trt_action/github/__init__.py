@@ -1,0 +1,1 @@
+"""The only room that knows GitHub: what an event asks for, and how results get back to a pull request."""
