@@ -18,7 +18,7 @@ from tests.engine.conftest import F32, Save
 from trt_action import engine
 from trt_action.engine.backend import Loadable, RuntimeOptions, Session
 from trt_action.engine.onnxruntime import ENGINE, ENGINE_DATA, OnnxRuntimeBackend
-from trt_action.errors import BackendUnavailableError, BuildError, DataError, OutOfMemoryError, TrtActionError
+from trt_action.errors import BackendUnavailableError, BuildError, DataError, OutOfMemoryError, StorageError
 
 ONE = RuntimeOptions(threads=1)
 value_info, node = helper.make_tensor_value_info, helper.make_node
@@ -233,9 +233,19 @@ def test_files_that_are_no_engine(content: bytes | None, prepared: bool, tmp_pat
     assert str(tmp_path) not in caught.value.what + caught.value.why
 
 
-def test_an_output_folder_that_is_full_or_read_only_is_told(conv: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrtActionError):
+def test_an_output_folder_that_is_not_there(conv: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"engine of `conv\.onnx` cannot be written"):
         OnnxRuntimeBackend().build(conv, tmp_path / "missing", ONE)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("external", [False, True])
+def test_an_output_folder_that_is_full(external: bool, save: Save, small_disk: Path) -> None:
+    weights = numpy_helper.from_array(np.full((1024, 1024), 0.5, np.float32), "w")
+    io = [value_info("x", F32, ["N", 1024])], [value_info("y", F32, ["N", 1024])]
+    path = save([node("MatMul", ["x", "w"], ["y"])], *io, [weights], external=external)
+    with pytest.raises(StorageError, match=r"about 4\.2 MB are needed"):
+        OnnxRuntimeBackend().build(path, small_disk, ONE)
 
 
 def test_closed_sessions_say_so(conv: Path) -> None:

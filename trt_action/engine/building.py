@@ -205,10 +205,12 @@ def _build(
 
 def _files(built: _Built) -> dict[str, Path]:
     """Every file of a build, by its name in the cache. External data keep theirs: the graph refers to them."""
-    folder = built.prepared.parent
-    found = {name: built.engine.parent / name for name in built.facts.engine}
-    found |= {name: folder / name for name in onnx_files.external_files(built.prepared)}
-    return found | {built.facts.prepared: built.prepared}
+    _, *external = onnx_files.names(built.prepared)
+    return (
+        {name: built.engine.parent / name for name in built.facts.engine}
+        | {name: built.prepared.parent / name for name in external}
+        | {built.facts.prepared: built.prepared}
+    )
 
 
 def _discard(built: _Built) -> None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def external_files(path: Path) -> list[str]:
-    """Names of the external data files, relative to the model's folder, sorted.
+def names(path: Path) -> list[str]:
+    """The model's own name, then its external data files, relative to its folder, sorted.
 
     Raises:
         BuildError: the file is not an ONNX model, or a name leads out of the model's folder.
@@ -21,12 +21,14 @@ def external_files(path: Path) -> list[str]:
     from trt_action.model.tensors import every_tensor
 
     model = structure(path)
-    names = {entry.value for tensor in every_tensor(model) for entry in tensor.external_data if entry.key == "location"}
-    for name in names:
+    external = {
+        entry.value for tensor in every_tensor(model) for entry in tensor.external_data if entry.key == "location"
+    }
+    for name in external:
         relative = PurePosixPath(name)
         if not name or relative.is_absolute() or ".." in relative.parts:
             raise BuildError(f"{quote(path.name)} refers to external data outside its folder: {quote(name)}.")
-    return sorted(names)
+    return [path.name, *sorted(external)]
 
 
 def computes_in_bfloat16(path: Path) -> bool:

@@ -7,6 +7,7 @@ optimiser off, because it has been through it. Saved graphs hold layouts chosen 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ import numpy as np
 
 from trt_action.engine import onnx_files, ort_words
 from trt_action.engine.backend import Array, Feeds, Loadable, RuntimeOptions, Session, Tensor
-from trt_action.errors import BackendUnavailableError, BuildError, DataError, OutOfMemoryError, TrtActionError
+from trt_action.errors import (
+    BackendUnavailableError,
+    BuildError,
+    DataError,
+    OutOfMemoryError,
+    StorageError,
+    TrtActionError,
+)
 from trt_action.inputs import quote, quote_all
 
 NAME = "onnxruntime"
@@ -71,7 +79,10 @@ class OnnxRuntimeBackend:
             prefix = "session.optimized_model_external_initializers_"
             session_options.add_session_config_entry(prefix + "file_name", ENGINE_DATA)
             session_options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
-        session = _create(ort, prepared, session_options, "build", (prepared, out_dir / ENGINE))
+        try:
+            session = _create(ort, prepared, session_options, "build", (prepared, out_dir / ENGINE))
+        except BuildError as error:
+            raise _storage_or(error, prepared, out_dir) from None
         _tensors(session.get_inputs(), "input")
         _tensors(session.get_outputs(), "output")
         return out_dir / ENGINE
@@ -227,6 +238,23 @@ def _create(ort: Any, path: Path, options: Any, verb: str, paths: tuple[Path, ..
         raise _refusal(ort, error, path, verb, paths) from None
 
 
+def _storage_or(error: TrtActionError, prepared: Path, out_dir: Path) -> TrtActionError:
+    """ONNX Runtime does not say that it could not write; the folder does."""
+    if not os.access(out_dir, os.W_OK):
+        reason = "the folder is missing or may not be written"
+    else:
+        needed = sum((prepared.parent / name).stat().st_size for name in onnx_files.names(prepared))
+        free = shutil.disk_usage(out_dir).free
+        if free >= needed:
+            return error
+        reason = f"{free / 1e6:,.1f} MB are free, about {needed / 1e6:,.1f} MB are needed"
+    return StorageError(
+        f"The engine of {quote(prepared.name)} cannot be written to {quote(out_dir)}: {reason}.",
+        why=error.what,
+        fix="Free some space or change permissions there, or set `TMPDIR` to another folder.",
+    )
+
+
 def _failures(ort: Any) -> tuple[type[Exception], ...]:
     """Every exception that the library raises: its own classes have no common base of their own."""
     state = ort.capi.onnxruntime_pybind11_state
@@ -325,4 +353,4 @@ def _check_array(tensor: Tensor, array: Array) -> None:
 
 
 def _weights_go_beside(prepared: Path) -> bool:
-    return prepared.stat().st_size > EMBED_LIMIT or bool(onnx_files.external_files(prepared))
+    return prepared.stat().st_size > EMBED_LIMIT or len(onnx_files.names(prepared)) > 1
