@@ -46,13 +46,13 @@ def convs(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def draws(tmp_path: Path) -> Make:
-    """Eight outputs that differ in every inference: the log of a uniform draw from [low, 1], NaN below 0."""
+    """Eight outputs: the log of a uniform draw from [low, high], new in every inference; NaN where that is below 0."""
 
-    def make(low: float) -> Loadable:
+    def make(low: float, high: float = 1.0) -> Loadable:
         nodes = [
             helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
             helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
-            helper.make_node("RandomUniform", [], ["draw"], low=low, high=1.0, shape=[8]),
+            helper.make_node("RandomUniform", [], ["draw"], low=low, high=high, shape=[8]),
             helper.make_node("Log", ["draw"], ["log"]),
             helper.make_node("Add", ["log", "nothing"], ["y"]),
         ]

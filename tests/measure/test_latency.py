@@ -84,6 +84,11 @@ def test_outputs_that_differ_between_inferences_are_noted(draws: Make, feeds: Pa
     assert any(note.startswith("Outputs that differ between inferences on the same inputs: y") for note in notes)
 
 
+def test_nan_from_the_first_inference_on_is_noted(draws: Make, feeds: Path) -> None:
+    notes = latencies({"head": draws(-1.0, -0.5)}, {"head": feeds}, seconds=0.0)["head"].notes
+    assert "Output `y` holds 8 NaN or infinite elements on the measured inputs." in notes
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_throughput_counts_samples_of_every_thread(convs: Make, feeds: Path, concurrency: int) -> None:
     result = throughput(convs(), feeds, concurrency=concurrency, seconds=0.3, batch=4)

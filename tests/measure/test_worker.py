@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +25,14 @@ def burner(durations_ms: itertools.chain[float] | itertools.cycle[float]) -> Cal
             pass
 
     return burn
+
+
+def test_a_worker_imports_nothing_heavy() -> None:
+    heavy = {"pydantic", "onnx", "scipy", "jinja2", "rich", "trt_action.evidence"}
+    code = "import sys, trt_action.measure.worker; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "numpy" in loaded.stdout.split()
+    assert not heavy & set(loaded.stdout.split())
 
 
 def test_warm_up_ends_when_windows_agree() -> None:

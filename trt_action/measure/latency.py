@@ -27,8 +27,10 @@ SLICE = 0.5
 """Seconds of one side before the other one's turn, so that drift of the host hits both alike."""
 
 REWARM = 0.005
-"""Seconds (at least one iteration) that are not timed after a change of sides: the caches still hold the other
-model. A real server would not meet that on every n-th request."""
+"""Seconds (at least one iteration) at the start of a turn that are not timed: the caches still hold the other side's
+model, which a server would not meet on every n-th request."""
+
+ITERATIONS_PER_SLICE = 3
 
 CONFIDENCE = 0.95
 MAX_STORED = 200_000
@@ -67,7 +69,7 @@ def latencies(
         while any(not one.finished(seconds) for one in passes.values()):
             for label, one in passes.items():
                 if not one.finished(seconds):
-                    one.take_slice(seconds, rewarm=REWARM if len(passes) > 1 else 0.0)
+                    one.take_slice(seconds)
                 if progress is not None:
                     done = sum(min(each.seconds / seconds, 1.0) for each in passes.values() if seconds)
                     progress(f"latency of {label}", done / len(passes))
@@ -87,10 +89,12 @@ class _Pass:
     def finished(self, seconds: float) -> bool:
         return self.seconds >= seconds and len(self.samples) >= MIN_ITERATIONS
 
-    def take_slice(self, seconds: float, rewarm: float) -> None:
+    def take_slice(self, seconds: float) -> None:
         left = max(seconds - self.seconds, 0.0)
         length = left if left < 1.5 * SLICE else SLICE
-        answer = self.worker.ask("loop", seconds=length, min_iterations=1, rewarm_ns=int(rewarm * 1e9))
+        answer = self.worker.ask(
+            "loop", seconds=length, min_iterations=ITERATIONS_PER_SLICE, rewarm_ns=int(REWARM * 1e9)
+        )
         self.samples += answer["wall_ns"]
         self.seconds += answer["seconds"]
         self.rewarmed += answer["rewarmed"]

@@ -41,7 +41,11 @@ def main(channel: Channel) -> None:
 
 
 class Worker:
-    """One engine in this process. Every public method is one request; arguments and answers are plain JSON."""
+    """One engine in this process. Every public method is one request; arguments and answers are plain JSON.
+
+    CPU time is this thread's where an inference has one thread, and the whole process's where it has more: the
+    threads of the pool show only there.
+    """
 
     def __init__(self, progress: Callable[[str, float | None], None]) -> None:
         self._progress = progress
@@ -61,9 +65,8 @@ class Worker:
         self._backend.version()
         self._feeds = arrays.load_npz(Path(feeds))
         threads = self._loadable.options.threads or len(os.sched_getaffinity(0))
-        # With one thread the CPU time of this thread is the inference; pool threads show only in the process's time.
         self._cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
-        return {"pid": os.getpid(), "threads": threads, "cpu_clock": self._cpu_clock.__name__}
+        return {"threads": threads}
 
     def load(self, min_warmup_ns: int, max_warmup_ns: int) -> Message:
         """Load, run and fetch once, warm up. Outputs are fetched at the same point on every side, so that first
@@ -95,9 +98,9 @@ class Worker:
         return {"wall_ns": wall, "cpu_ns": cpu_ns}
 
     def loop(self, seconds: float, min_iterations: int, rewarm_ns: int) -> Message:
-        """Untimed iterations for `rewarm_ns` (at least one if above 0), then wall times for `seconds`."""
+        """Untimed iterations for `rewarm_ns` (at least one), then wall times for `seconds`."""
         run = self._ready().run
-        rewarmed = _run_for(run, rewarm_ns) if rewarm_ns else 0
+        rewarmed = _run_for(run, rewarm_ns)
         begin = time.perf_counter_ns()
         wall = timed_for(run, int(seconds * 1e9), min_iterations)
         elapsed = time.perf_counter_ns() - begin
