@@ -16,9 +16,11 @@ from trt_action.accuracy import infer
 from trt_action.accuracy.store import Writer
 from trt_action.data import Dataset
 from trt_action.engine.backend import Loadable, RuntimeOptions
+from trt_action.engine.cache import Cache
 from trt_action.errors import BuildError, DataError, MeasureError, MetricError
 from trt_action.evidence import Accuracy
 from trt_action.model import Model
+from trt_action.precision import Recipe
 
 pytest.importorskip("onnxruntime", reason="the engines are ONNX Runtime's")
 Array = npt.NDArray[Any]
@@ -159,6 +161,34 @@ def test_digits_head_and_base(digits: tuple[Model, Dataset], tmp_path: Path) -> 
     session.bind(dataset.inputs)
     session.run()
     assert found.task.base.estimate == float((session.fetch()["logits"].argmax(axis=1) == labels).mean())
+
+
+def test_digits_in_int8(digits: tuple[Model, Dataset], tmp_path: Path) -> None:
+    """A real quantised engine: its error is there, is that of int8, and the unoptimised graph is measured beside it."""
+    head, dataset = digits
+    calibration = data.load(
+        "calibration.npz", head.info, origin="calibration", need_labels=False, limit=64, timeout=60, base_dir=DIGITS
+    )
+    (tmp_path / "build").mkdir()
+    built = engine.obtain(
+        head, Recipe("int8", calibration_samples=64), calibration, backend="onnxruntime",
+        options=RuntimeOptions(threads=1), cache=Cache(None, 0), work_dir=tmp_path / "build", timeout=200,
+    )  # fmt: skip
+    found = accuracy.check(
+        info=head.info, reference=engine.reference(head), head=built.loadable, base=None,
+        head_unoptimized=engine.unoptimized(built), dataset=dataset, metric="top1", metric_timeout=60,
+        base_dir=tmp_path, work_dir=tmp_path / "work", seed=0, progress=None,
+    )  # fmt: skip
+    assert found.parity is not None
+    assert found.parity.head_unoptimized is not None
+    assert found.task is not None
+    quantization = found.parity.head_unoptimized["logits"].relative_l2
+    assert quantization is not None
+    assert 1e-3 < quantization < 0.1
+    assert found.task.head_unoptimized is not None
+    assert found.task.head_unoptimized >= 0.97
+    assert found.task.drop is not None
+    assert found.task.drop.low <= 0.0 <= found.task.drop.high
 
 
 def test_an_engine_that_gives_nan_is_named(plain: Model, tmp_path: Path) -> None:
