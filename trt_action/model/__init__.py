@@ -62,6 +62,7 @@ def load(
     """
     from trt_action.evidence import ModelInfo
 
+    label, name = _text(label), _text(name or path.stem)
     size = _look(path, label)
     wanted = profiles.parse(shapes or {})
     try:
@@ -82,12 +83,17 @@ def load(
             why=error.why if "ended unexpectedly" in error.what else error.what,
             fix="The file is damaged or hostile: export the model again.",
         ) from None
-    info = ModelInfo.model_validate({**answer["info"], "name": (name or path.stem)[:1_000], "path": label[:1_000]})
+    info = ModelInfo.model_validate({**answer["info"], "name": name, "path": label})
     return Model(path, info, tuple(answer["notes"]))
 
 
 class _CrashError(ModelError):
     """The child died; told apart from what it reported."""
+
+
+def _text(name: str) -> str:
+    """A name as the evidence can hold it: valid Unicode (a path need not be), not empty, at most 1,000 characters."""
+    return name.encode("utf-8", "replace").decode()[:1_000] or "?"
 
 
 def _look(path: Path, label: str) -> int:

@@ -55,6 +55,20 @@ def serve(channel: Channel) -> None:
         ) from None
 
 
+def serve_locations(channel: Channel) -> None:
+    """One request: `{path}`; answers `{locations}`: the external data files that a model names, safe ones only."""
+    request = channel.receive()
+    if request is None:
+        return
+    path = Path(request["path"])
+    _limit_memory(path.stat().st_size)
+    locations = set()
+    for tensor in tensors.every_tensor(_parse(path.read_bytes(), str(path))):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            locations.add(tensors.location(tensor))
+    channel.send({"locations": sorted(locations)})
+
+
 def _limit_memory(size: int) -> None:
     limit = MEMORY + MEMORY_PER_BYTE * size
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -142,9 +156,9 @@ def _interface(graph: onnx.GraphProto) -> tuple[list[shapes.Input], list[shapes.
                 why="Numbers and booleans can be: " + ", ".join(INPUT_TYPES.values()) + ".",
                 fix="Move what turns it into numbers (a tokenizer, a decoder) out of the model.",
             )
-        if any(isinstance(dim, int) and dim < 1 for dim in tensor.shape or ()):
+        if any(isinstance(dim, int) and dim < 1 for dim in tensor.shape):
             raise ModelError(
-                f"The input {quote(tensor.name)} declares the shape {shapes.show(tensor.shape or ())}.",
+                f"The input {quote(tensor.name)} declares the shape {shapes.show(tensor.shape)}.",
                 why="A fixed size is at least 1; an open axis has a name or no size at all.",
                 fix="Export the model with that axis dynamic, or with its real size.",
             )
@@ -171,11 +185,17 @@ def _declared(role: str, value: onnx.ValueInfoProto) -> shapes.Input:
                 why="Only tensors can be fed.",
                 fix="Export the model with tensor inputs.",
             )
-        return shapes.Input(value.name, str(value.type.WhichOneof("value") or "unknown"), 0, None)
+        return shapes.Input(value.name, str(value.type.WhichOneof("value") or "unknown"), 0, ())
     tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise ModelError(
+            f"The {role} {quote(value.name)} declares no shape, not even how many axes it has.",
+            why="ONNX asks for it (onnx.checker); open axes are allowed.",
+            fix="Export the model again, or declare it: `onnx.helper.make_tensor_value_info(name, type, ['N', 10])`.",
+        )
     known = tensor.elem_type in onnx.TensorProto.DataType.values()
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else str(tensor.elem_type)
-    dims = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+    dims = tuple(_dim(dim) for dim in tensor.shape.dim)
     return shapes.Input(value.name, INPUT_TYPES.get(kind, kind.lower()), (tensors.BITS.get(kind, 64) + 7) // 8, dims)
 
 
@@ -188,7 +208,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 
 def _tensor_info(tensor: shapes.Input) -> dict[str, Any]:
     record = asdict(tensor)
-    return {"name": record["name"], "dtype": record["dtype"], "shape": list(tensor.shape or ())}
+    return {"name": record["name"], "dtype": record["dtype"], "shape": list(tensor.shape)}
 
 
 def _run_checker(path: Path, label: str) -> None:

@@ -27,12 +27,12 @@ MAX_INPUT_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Input:
-    """An input as the model declares it. `shape` None: not even the rank is known."""
+    """An input or output as the model declares it."""
 
     name: str
     dtype: str
     itemsize: int
-    shape: tuple[Dim, ...] | None
+    shape: tuple[Dim, ...]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _symbols(inputs: Sequence[Input], shapes: Mapping[str, Profile]) -> dict[str
     sizes: dict[str, tuple[int, int, int]] = {}
     for tensor in inputs:
         given = shapes.get(tensor.name)
-        if given is None or tensor.shape is None or len(tensor.shape) != len(given.opt):
+        if given is None or len(tensor.shape) != len(given.opt):
             continue
         for axis, dim in enumerate(tensor.shape):
             if isinstance(dim, str):
@@ -139,8 +139,6 @@ def _symbols(inputs: Sequence[Input], shapes: Mapping[str, Profile]) -> dict[str
 
 
 def _check_fits(tensor: Input, given: Profile) -> None:
-    if tensor.shape is None:
-        return
     declared = show(tensor.shape)
     if len(tensor.shape) != len(given.opt):
         raise ModelError(
@@ -159,8 +157,6 @@ def _check_fits(tensor: Input, given: Profile) -> None:
 
 
 def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: int) -> tuple[Profile, list[str]]:
-    if tensor.shape is None:
-        raise _ask(tensor, "declares no shape at all")
     filled: list[tuple[int, int, int]] = []
     notes: list[str] = []
     for axis, dim in enumerate(tensor.shape):
@@ -172,16 +168,16 @@ def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: 
             filled.append((batch_size,) * 3)
             notes.append(f"Assumed batch = {batch_size} for input {quote(tensor.name)} {show(tensor.shape)}.")
         else:
-            raise _ask(tensor, f"leaves axis {axis} open ({show(tensor.shape)})")
+            raise _ask(tensor, axis)
     low, mid, high = zip(*filled, strict=True) if filled else ((), (), ())
     return Profile(low, mid, high), notes
 
 
-def _ask(tensor: Input, reason: str) -> ModelError:
-    dims = tensor.shape if tensor.shape is not None else (1, 3, 224, 224)
-    example = [dim if isinstance(dim, int) else (1 if axis == 0 else 128) for axis, dim in enumerate(dims)]
+def _ask(tensor: Input, open_axis: int) -> ModelError:
+    example = [dim if isinstance(dim, int) else (1 if axis == 0 else 128) for axis, dim in enumerate(tensor.shape)]
     return ModelError(
-        f"Which shape shall input {quote(tensor.name)} have? The model {reason}.",
+        f"Which shape shall input {quote(tensor.name)} have? The model leaves axis {open_axis} open: "
+        f"{show(tensor.shape)}.",
         why="Speed depends on it, so it is not guessed.",
         fix=f"Add the sizes that production uses, e.g. `shapes: {json.dumps({tensor.name: example})}`.",
     )

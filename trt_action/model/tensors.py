@@ -192,23 +192,37 @@ def _typed_length(tensor: TensorProto, needed: int) -> tuple[int, int]:
     return count * size, needed
 
 
-def reference(tensor: TensorProto, needed: int | None) -> Reference:
-    """Where external data lie, with a location that cannot leave the model's folder.
+def location(tensor: TensorProto) -> str:
+    """The file of external data, relative to the model's folder, which it cannot leave.
 
     Raises:
-        ModelError: no location, absolute, with `..`, or offset and length are not numbers or contradict the shape.
+        ModelError: none, absolute, or with `..`.
     """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    parts = PurePosixPath(location).parts
-    if not location or "\0" in location:
-        raise ModelError(f"The stored tensor {quote(tensor.name)} has external data without a usable location.")
-    if location.startswith("/") or "\\" in location or ".." in parts or ":" in parts[0]:
+    names = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    name = names[0] if len(names) == 1 else ""  # of two, one reader takes the first and another one the last
+    parts = PurePosixPath(name).parts
+    if not parts or "\0" in name:
         raise ModelError(
-            f"The stored tensor {quote(tensor.name)} points to {quote(location)}, outside the model's folder.",
+            f"The stored tensor {quote(tensor.name)} has external data without a usable location.",
+            fix="Export the model again.",
+        )
+    if name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
+        raise ModelError(
+            f"The stored tensor {quote(tensor.name)} points to {quote(name)}, outside the model's folder.",
             why="External data are read from the model's own folder only; a model could read any file otherwise.",
             fix="Save the model again with its data beside it: `onnx.save(model, path, save_as_external_data=True)`.",
         )
+    return PurePosixPath(name).as_posix()
+
+
+def reference(tensor: TensorProto, needed: int | None) -> Reference:
+    """Where external data lie.
+
+    Raises:
+        ModelError: as `location`, or offset and length are not numbers or contradict the shape.
+    """
+    file = location(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
         offset = int(entries.get("offset", "") or 0)
         length = int(entries["length"]) if entries.get("length") else needed
@@ -221,7 +235,7 @@ def reference(tensor: TensorProto, needed: int | None) -> Reference:
             f"its shape {quote(list(tensor.dims))} needs {needed} bytes.",
             fix="Export the model again.",
         )
-    return Reference(PurePosixPath(location).as_posix(), offset, length)
+    return Reference(file, offset, length)
 
 
 def _external_size(location: str, folder: Path, tensor: TensorProto) -> int:
