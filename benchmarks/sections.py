@@ -33,4 +33,4 @@ def host() -> str:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return f"{len(os.sched_getaffinity(0))} × {model}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
+    return f"{os.cpu_count()} × {model}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"

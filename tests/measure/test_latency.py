@@ -81,7 +81,7 @@ def test_at_least_ten_iterations_however_short_the_time(convs: Make, feeds: Path
 
 def test_outputs_that_differ_between_inferences_are_noted(draws: Make, feeds: Path) -> None:
     notes = latencies({"head": draws(0.5)}, {"head": feeds}, seconds=0.0)["head"].notes
-    assert any(note.startswith("Outputs that differ between inferences on the same inputs: y") for note in notes)
+    assert any(note.startswith("Outputs that differ between inferences on the same inputs: `y`") for note in notes)
 
 
 def test_nan_from_the_first_inference_on_is_noted(draws: Make, feeds: Path) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from trt_action.engine.backend import Loadable
 from trt_action.evidence import Interval, Latency
+from trt_action.inputs import quote, quote_all
 from trt_action.measure.series import pack
 from trt_action.measure.sides import Warmup, Worker, ready
 from trt_action.measure.stats import percentile, percentile_interval
@@ -108,9 +109,9 @@ class _Pass:
                 "differed by more than 2 %."
             )
         for name, count in self.warmup.not_finite.items():
-            notes.append(f"Output `{name}` holds {count:,} NaN or infinite elements on the measured inputs.")
+            notes.append(f"Output {quote(name)} holds {count:,} NaN or infinite elements on the measured inputs.")
         if differ:
-            notes.append(f"Outputs that differ between inferences on the same inputs: {', '.join(differ)}.")
+            notes.append(f"Outputs that differ between inferences on the same inputs: {quote_all(differ)}.")
         return summarize(
             np.array(self.samples, dtype=np.uint64),
             seconds=self.seconds,

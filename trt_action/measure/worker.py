@@ -21,6 +21,7 @@ import numpy as np
 from trt_action import arrays, engine
 from trt_action.engine.backend import Array, Backend, Loadable, Session
 from trt_action.errors import MeasureError
+from trt_action.inputs import quote
 from trt_action.process import Channel, Message
 
 WINDOW_ITERATIONS = 5
@@ -133,7 +134,7 @@ class Worker:
             bad_at_first, first_digest = self._first[name]
             if bad > bad_at_first:
                 raise MeasureError(
-                    f"Output `{name}` turned NaN or infinite during the measurement "
+                    f"Output {quote(name)} turned NaN or infinite during the measurement "
                     f"({bad:,} elements; {bad_at_first:,} after the first inference on the same inputs).",
                     why="The engine writes where it should not or keeps state; its times say nothing.",
                     fix="Run the model with the same inputs repeatedly outside this tool; try another precision "
