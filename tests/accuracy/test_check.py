@@ -312,8 +312,13 @@ def test_a_users_metric_end_to_end(plain: Model, tmp_path: Path) -> None:
     found = check(plain, rows(300, np.zeros(300, np.float32)), tmp_path, metric="m.py:mean")
     assert found.task is not None
     assert found.task.head.low < found.task.head.estimate < found.task.head.high
-    with pytest.raises(MetricError, match="no function `median`"):
+    with pytest.raises(MetricError, match=r"On the outputs of reference: .* no function `median`"):
         check(plain, rows(4, np.zeros(4)), tmp_path, metric="m.py:median")
+    renamed = save(tmp_path / "o.onnx", [helper.make_node("MatMul", ["x", "w"], ["z"])], outputs={"z": ["N", 6]})
+    found = check(plain, rows(4, np.zeros(4)), tmp_path, metric="m.py:mean", base=renamed)
+    assert found.task is not None
+    assert (found.task.base, found.task.drop_from) == (None, "reference")
+    assert found.notes == ["`m.py:mean` is not computed for base, which lacks the output `y`."]
 
 
 def test_failures_say_whose_they_are(plain: Model, tmp_path: Path) -> None:

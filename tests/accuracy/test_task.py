@@ -215,7 +215,7 @@ def test_a_users_number_is_bootstrapped_by_calling_it_again(
     assert found.drop is not None
     assert found.head.estimate == 586 / 600
     assert found.drop.estimate == pytest.approx(8 / 600)
-    assert found.drop.high - found.drop.low == pytest.approx(2 * 0.01127, rel=0.35)
+    assert found.drop.high - found.drop.low == pytest.approx(2 * 0.01127, rel=0.2)
     assert found.method == task.REPLICATES
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from trt_action import data
+from trt_action import data, user_code
 from trt_action.accuracy import infer, parity, task
 from trt_action.accuracy.store import Store, Writer
 from trt_action.data import Dataset
@@ -70,13 +70,14 @@ def check(
         found = {side: _parity(stores["reference"], store) for side, store in stores.items() if side != "reference"}
         metrics = task.evaluate(
             metric,
-            stores,
+            _judged(metric, stores, notes),
             dataset,
             timeout=metric_timeout,
             base_dir=base_dir,
             folder=folder,
             confidence=confidence,
             seed=seed,
+            progress=progress,
         )
         notes += _broken_notes(stores, found)
         missing = _missing(stores)
@@ -177,6 +178,18 @@ def _parity(reference: Store, other: Store) -> dict[str, OutputParity]:
         for name in reference.names
         if name in other.names
     }
+
+
+def _judged(metric: str, stores: Mapping[str, Store], notes: list[str]) -> Mapping[str, Store]:
+    """The sides whose task metric is computed. A user's function asks for outputs by name: a base that lacks some of
+    head's would fail it, and with it every pull request that renames an output."""
+    if "base" not in stores or not user_code.is_spec(metric):
+        return stores
+    lacking = [name for name in stores["head"].names if name not in stores["base"].names]
+    if not lacking:
+        return stores
+    notes.append(f"{quote(metric)} is not computed for base, which lacks the output {quote_all(lacking)}.")
+    return {side: store for side, store in stores.items() if side != "base"}
 
 
 def _missing(stores: Mapping[str, Store]) -> list[str]:

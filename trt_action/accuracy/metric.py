@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_action import arrays, user_code
-from trt_action.accuracy.classes import class_scores, in_top
+from trt_action.accuracy.classes import class_scores, in_top, is_class_shape, is_discrete
 from trt_action.accuracy.store import Store
 from trt_action.engine.backend import Array
 from trt_action.errors import DataError, MetricError
@@ -52,13 +52,10 @@ class Score:
 
 def class_output(store: Store, prefer: str | None, n: int) -> str | None:
     """The output that holds class scores of every sample: `prefer` if it does, else the first one that does."""
-    names = [prefer, *store.names] if prefer in store.names else list(store.names)
-    for name in names:
-        if name is None or sum(shape[0] for shape in store.shapes(name) if shape) != n:
-            continue
-        if all(class_scores(chunk) is not None for chunk in store.chunks(name)):
-            return name
-    return None
+    names = [name for name in store.names if _holds_class_scores(store, name, n)]
+    if prefer in names:
+        return prefer
+    return names[0] if names else None
 
 
 def top_k(store: Store, output: str, labels: npt.NDArray[np.int64], k: int) -> Score:
@@ -122,6 +119,15 @@ def user_metric(
     return Score(value, replicates=replicates, higher_is_better=higher)
 
 
+def _holds_class_scores(store: Store, name: str, n: int) -> bool:
+    shapes = store.shapes(name)
+    return (
+        not is_discrete(store.dtype(name))
+        and all(is_class_shape(shape) and shape[1:] == shapes[0][1:] for shape in shapes)
+        and sum(shape[0] for shape in shapes) == n
+    )
+
+
 def _check_range(labels: npt.NDArray[np.int64], classes: int, output: str, start: int) -> None:
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
@@ -129,7 +135,8 @@ def _check_range(labels: npt.NDArray[np.int64], classes: int, output: str, start
             f"Label {labels[wrong[0]]} of sample {start + wrong[0]} is not a class of output {quote(output)}, "
             f"which has {classes} (0 to {classes - 1}).",
             why="Labels are indices into the output, starting at 0.",
-            fix="Renumber the labels, or check that the data belong to this model.",
+            fix="Renumber the labels, check that the data belong to this model, or name your own metric as "
+            "`metric: file.py:function` if the classes are in another output.",
         )
 
 

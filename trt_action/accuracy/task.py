@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from trt_action.data import Dataset
 from trt_action.errors import MetricError
 from trt_action.evidence import Estimate, TaskMetric
 from trt_action.inputs import quote
+from trt_action.process import Progress
 
 MIN_RESAMPLES = 100
 """Fewer replicates than this give no 95 % interval worth showing (its bounds would be the second smallest value)."""
@@ -37,6 +39,7 @@ def evaluate(
     folder: Path,
     confidence: float,
     seed: int,
+    progress: Progress | None = None,
 ) -> TaskMetric | str:
     """The metric `name` (`top1`, `top5` or `file.py:function`) of each side.
 
@@ -58,12 +61,14 @@ def evaluate(
         if isinstance(scores, str):
             return scores
     elif user_code.is_spec(name):
-        scores = {
-            side: metric.user_metric(
-                name, store, dataset.labels, folder=folder, timeout=timeout, base_dir=base_dir, seed=seed
-            )
-            for side, store in sides.items()
-        }
+        scores = {}
+        for side, store in sides.items():
+            if progress is not None:
+                progress(f"{name} on the outputs of {side}", None)
+            with _on_outputs_of(side):
+                scores[side] = metric.user_metric(
+                    name, store, dataset.labels, folder=folder, timeout=timeout, base_dir=base_dir, seed=seed
+                )
     else:
         raise MetricError(
             f"The metric {quote(name)} is not known.", fix="Use `top1`, `top5`, or your own `file.py:function`."
@@ -177,6 +182,14 @@ def class_indices(labels: npt.NDArray[np.generic] | None) -> npt.NDArray[np.int6
     if not (np.isfinite(as_float).all() and (as_float == np.floor(as_float)).all()):
         return "The labels are not whole numbers, so not class indices; name your own metric as `metric: file.py:function`."
     return labels.astype(np.int64)
+
+
+@contextmanager
+def _on_outputs_of(side: str) -> Iterator[None]:
+    try:
+        yield
+    except MetricError as error:
+        raise MetricError(f"On the outputs of {side}: {error.what}", why=error.why, fix=error.fix) from None
 
 
 def _no_labels(dataset: Dataset) -> str:
