@@ -60,8 +60,7 @@ class Worker:
         return self._child.pid
 
     def start(self) -> None:
-        """Pin the process, import the backend, read the inputs. Pinning comes after the imports, so that several
-        workers start side by side."""
+        """Import the backend, pin the process, read the inputs."""
         self.threads = self.ask("start", **self._settings)["threads"]
 
     def load(self, *, min_warmup: float = MIN_WARMUP, max_warmup: float = MAX_WARMUP) -> Warmup:

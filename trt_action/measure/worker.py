@@ -34,7 +34,7 @@ MIN_WARMUP_NS = 50_000_000
 def main(channel: Channel) -> None:
     """Serve requests until the parent closes its end. An error ends the worker: its state cannot be trusted."""
     gc.disable()  # a collection inside a timed loop would be charged to the engine
-    worker = Worker(channel.progress)
+    worker = Worker()
     while (request := channel.receive()) is not None:
         name = request.pop("request")
         channel.send(getattr(worker, name)(**request))
@@ -48,8 +48,7 @@ class Worker:
     threads of the pool show only there.
     """
 
-    def __init__(self, progress: Callable[[str, float | None], None]) -> None:
-        self._progress = progress
+    def __init__(self) -> None:
         self._backend: Backend
         self._loadable: Loadable
         self._feeds: dict[str, Array] = {}
@@ -58,12 +57,13 @@ class Worker:
         self._first: dict[str, tuple[int, int]] = {}
 
     def start(self, loadable: Message, feeds: str, cpus: list[int] | None) -> Message:
-        """Pin, import the backend's library and read the inputs: everything before the engine itself."""
-        if cpus:
-            os.sched_setaffinity(0, cpus)
+        """Import the backend's library, pin, read the inputs: everything before the engine itself. Not pinned from
+        the first moment, so that the workers of a unit import side by side."""
         self._loadable = Loadable.from_json(loadable)
         self._backend = engine.backend(self._loadable.backend)
         self._backend.version()
+        if cpus:
+            os.sched_setaffinity(0, cpus)
         self._feeds = arrays.load_npz(Path(feeds))
         threads = self._loadable.options.threads or len(os.sched_getaffinity(0))
         self._cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
