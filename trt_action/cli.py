@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _tell(errors.InterruptedRunError("Stopped (Ctrl-C)."))
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader of our stdout went away: not our failure
+        sys.stdout = None  # the reader of our stdout went away: not our failure
         return 141
     except Exception as error:  # noqa: BLE001 - the outermost boundary: a person gets a message, the log gets the rest
         return _tell(_bug(error))
@@ -153,11 +153,10 @@ def _run(arguments: argparse.Namespace) -> int:
         where = folder if len(chosen) == 1 else folder / report.slug(one.display_name)
         evidences.append(_one(arguments, one, console, where))
     template = chosen[0].template
-    files = report.write(evidences, folder, template=template)
+    written = report.write(evidences, folder, template=template)
     _print_result(arguments, evidences, template)
     for evidence in evidences:
-        console.show(report.terminal(evidence))
-    console.note("Written: " + ", ".join(os.path.relpath(path) for path in files))
+        console.show(report.terminal(evidence, written if evidence is evidences[-1] else None))
     return max(
         (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=True)),
         key=lambda code: (code not in (0, 3), code == 3, code),
@@ -165,7 +164,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _one(
-    arguments: argparse.Namespace, one: Settings, console: Console, folder: Path, keep: Callable[[Draft], None] | None = None
+    arguments: argparse.Namespace,
+    one: Settings,
+    console: Console,
+    folder: Path,
+    keep: Callable[[Draft], None] | None = None,
 ) -> Evidence:
     from trt_action import pipeline, report
 
@@ -192,20 +195,25 @@ def _print_result(arguments: argparse.Namespace, evidences: list[Evidence], temp
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from trt_action import built_engine
+    from trt_action import report
+    from trt_action.engine import kept
 
     chosen = _settings(arguments)
     console = _console(chosen[0].output)
     code = 0
     for one in chosen:
-        folder = one.output if len(chosen) == 1 else one.output / one.display_name
-        evidence = _one(arguments, one, console, folder, keep=lambda draft, to=folder: built_engine.save(draft, to))  # type: ignore[misc]
-        if evidence.error:
-            code = evidence.error.exit_code
-        elif arguments.json:
+        folder = one.output if len(chosen) == 1 else one.output / report.slug(one.display_name)
+
+        def keep(draft: Draft, folder: Path = folder) -> None:
+            if draft.model:
+                kept.keep(draft.built["head"], draft.model.info, folder)
+
+        evidence = _one(arguments, one, console, folder, keep)
+        if arguments.json:
             print(evidence.model_dump_json(indent=2))
-        else:
-            print(folder / "engine.onnx")
+        elif evidence.error is None:
+            print(folder)
+        code = code or (evidence.error.exit_code if evidence.error else 0)
     return code
 
 
@@ -216,7 +224,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.recorded:
         old = report.read_evidence(Path(arguments.recorded))
         if old.comparison is None:
-            raise errors.EvidenceError(f"`{arguments.recorded}` holds no comparison.", fix="Record one with `trt-action run`.")
+            raise errors.EvidenceError(
+                f"`{arguments.recorded}` holds no comparison.", fix="Record one with `trt-action run`."
+            )
         new = old.model_copy(update={"comparison": measure.recompute(old.comparison)})
         _print_result(arguments, [schema.Evidence.model_validate(new)], None)
         return judge.exit_code(new, str(old.settings.get("on-inconclusive", "pass")))
@@ -244,10 +254,10 @@ def _render(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from trt_action import engine
     from trt_action.engine import doctor
+    from trt_action.settings.schema import default_cache_folder
 
-    checks = doctor.checks(Path(arguments.output), engine.default_cache_folder())
+    checks = doctor.checks(Path(arguments.output), default_cache_folder(os.environ))
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import trt_action.model as models
 from trt_action import __version__, accuracy, data, engine, errors, files, judge, measure, precision, settings
 from trt_action.console import Console
+from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import (
     Accuracy,
@@ -117,7 +118,7 @@ def run(
 
     `keep` is called before the work folder goes, for commands that keep an engine.
     """
-    draft = Draft(chosen, source or Source())
+    draft = Draft(chosen, source or Source(), warnings=list(chosen.notes))
     try:
         draft.source = source or bases.source(cwd)
         with files.work_folder() as folder:
@@ -136,7 +137,7 @@ def run(
 
 def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     with work.stage(draft, "host", "Host"):
-        draft.fingerprint = engine.fingerprint(work.settings.backend, work.setting_options(s))
+        draft.fingerprint = engine.fingerprint(work.settings.backend, _options(work.settings))
         draft.warnings += engine.warnings(draft.fingerprint)
     with work.stage(draft, "model", "Model"):
         head = draft.model = _load_head(work)
@@ -174,9 +175,14 @@ class _BaseModel:
 
 def _load_head(work: Work) -> models.Model:
     s = work.settings
-    return models.load(
-        s.model, label=_label(s.model, work.cwd), name=s.name, shapes=s.shapes, batch_size=s.batch_size
-    )
+    return _load_model(s.model, _label(s.model, work.cwd), s)
+
+
+def _load_model(path: Path, label: str, s: Settings) -> models.Model:
+    """An ONNX model, or the model of an engine that `trt-action build` has kept."""
+    if kept.is_kept(path):
+        return models.Model(path, kept.load(path)[1])
+    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=s.batch_size)
 
 
 def _load_base(draft: Draft, work: Work) -> _BaseModel | None:
@@ -190,30 +196,24 @@ def _load_base(draft: Draft, work: Work) -> _BaseModel | None:
         return None
     try:
         own = _base_settings(s, found, draft)
-        model = models.load(found.path, label=found.label, name=s.name, shapes=own.shapes, batch_size=own.batch_size)
+        model = _load_model(found.path, found.label, own)
     except errors.TrtActionError as error:
-        return _without_base(draft, s, error)
+        _go_on_without_base(draft, s, error)
+        return None
     return _BaseModel(model, found, own)
 
 
 def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
-    """What decides the base's engine comes from the base's own config; data and everything else from head's."""
-    changes: dict[str, Any] = {}
-    if found.config is not None:
-        try:
-            candidates = settings.load({}, {}, found.config.parent, found.config)
-            old = next((c for c in candidates if c.model.name == s.model.name), None)
-            if old:
-                changes = {name: getattr(old, name) for name in settings.ENGINE_FIELDS if s.sources.get(name) != "cli"}
-        except errors.TrtActionError as error:
-            draft.warnings.append(f"The base's config is not usable ({error.what}); head's settings are used for it.")
-    if s.base_precision:
-        changes["precision"] = s.base_precision
-    return s.model_copy(update=changes)
+    """The base's precision recipe comes from the base's own config; data and everything else from head's."""
+    try:
+        return settings.for_base(s, found.config)
+    except errors.SettingsError as error:
+        draft.warnings.append(f"The base's config is not usable ({error.what}); head's settings are used for it.")
+        return s
 
 
-def _without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
-    if s.base not in ("auto",):
+def _go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
+    if s.base != "auto":
         raise error
     draft.base_note = f"The base cannot be used: {error.what}"
     draft.warnings.append(draft.base_note)
@@ -228,7 +228,12 @@ def _load_data(
     if s.calibration_data:
         progress("calibration data", None)
         calibration = data.load(
-            s.calibration_data, head.info, origin="calibration", need_labels=False, limit=s.calibration_samples, **common
+            s.calibration_data,
+            head.info,
+            origin="calibration",
+            need_labels=False,
+            limit=s.calibration_samples,
+            **common,
         )
     if s.validation_data:
         progress("validation data", None)
@@ -250,23 +255,8 @@ def _build(
     base: bases.Base | None,
     progress: Progress,
 ) -> Side:
-    recipe = precision.Recipe(
-        precision=s.precision,
-        calibration_method=s.calibration_method,
-        calibration_samples=s.calibration_samples,
-        op_types=tuple(s.op_types),
-        exclude_nodes=tuple(s.exclude_nodes),
-    )
-    built = engine.obtain(
-        model,
-        recipe,
-        calibration if s.precision == "int8" else None,
-        backend=s.backend,
-        options=_options(s),
-        cache=work.cache,
-        work_dir=work.folder / role,
-        timeout=s.build_timeout,
-        progress=progress,
+    built = (
+        kept.load(model.path)[0] if kept.is_kept(model.path) else _obtain(work, role, model, s, calibration, progress)
     )
     draft.built[role] = built
     return Side(
@@ -277,13 +267,37 @@ def _build(
     )
 
 
+def _obtain(
+    work: Work, role: str, model: models.Model, s: Settings, calibration: data.Dataset | None, progress: Progress
+) -> engine.BuiltEngine:
+    recipe = precision.Recipe(
+        precision=s.precision,
+        calibration_method=s.calibration_method,
+        calibration_samples=s.calibration_samples,
+        op_types=s.op_types,
+        exclude_nodes=s.exclude_nodes,
+    )
+    return engine.obtain(
+        model,
+        recipe,
+        calibration if s.precision == "int8" else None,
+        backend=s.backend,
+        options=_options(s),
+        cache=work.cache,
+        work_dir=work.folder / role,
+        timeout=s.build_timeout,
+        progress=progress,
+    )
+
+
 def _build_base(
     draft: Draft, work: Work, base: _BaseModel, calibration: data.Dataset | None, progress: Progress
 ) -> Side | None:
     try:
         return _build(draft, work, "base", base.model, base.settings, calibration, base.where, progress)
     except errors.TrtActionError as error:
-        return _without_base(draft, work.settings, error)
+        _go_on_without_base(draft, work.settings, error)
+        return None
 
 
 def _save_feeds(draft: Draft, work: Work, dataset: data.Dataset | None) -> dict[str, Path]:
@@ -407,10 +421,3 @@ def _error_info(error: errors.TrtActionError) -> ErrorInfo:
         exit_code=error.exit_code,
         stage=notes[0] if notes else "",
     )
-
-
-def with_error(evidence: Evidence, error: errors.TrtActionError) -> Evidence:
-    """The same evidence, ended by `error` (for failures after the story, e.g. a full disk at the report)."""
-    return evidence.model_copy(update={"error": _error_info(error), "outcome": "failed"})
-
-

@@ -108,7 +108,7 @@ def obtain(
         achieved_precision=facts.achieved_precision,
         recipe=recipe.as_json(),
         calibration_sha256=calibration.sha256 if calibration is not None else None,
-        sha256=_digest(records, facts.engine),
+        sha256=digest(records, facts.engine),
         bytes=sum(records[name].bytes for name in facts.engine),
         build_seconds=facts.build_seconds,
         from_cache=built is None,
@@ -176,24 +176,7 @@ def _build(
     _fresh(engine_dir)
     prepared = precision.prepare(model, recipe, calibration, prepared_dir, timeout=timeout, progress=progress)
     left = max(1.0, timeout - (time.monotonic() - start))
-    request = {
-        "backend": backend,
-        "prepared": str(prepared.path.absolute()),
-        "out_dir": str(engine_dir.absolute()),
-        "options": options.as_json(),
-    }
-    try:
-        answer = process.call(
-            "trt_action.engine.worker:build", request, timeout=left, progress=progress, died=_BuildDiedError
-        )
-    except _BuildDiedError as error:
-        raise BuildError(
-            f"The build of {quote(model.info.name)} by {backend} did not end well: {error.what}",
-            why=error.why,
-            fix="Raise `build-timeout` if it was too short; if the backend crashes on this model, try another "
-            "precision, `graph-optimization: basic`, or another version of it.",
-        ) from None
-    main = Path(answer["engine"])
+    main = compile_in_child(prepared.path, backend, options, engine_dir, timeout=left, progress=progress)
     facts = Facts(
         engine=[main.name, *sorted(path.name for path in engine_dir.iterdir() if path != main)],
         prepared=PREPARED,
@@ -201,6 +184,41 @@ def _build(
         build_seconds=round(time.monotonic() - start, 3),
     )
     return _Built(main, prepared.path, facts)
+
+
+def compile_in_child(
+    prepared: Path,
+    backend: str,
+    options: RuntimeOptions,
+    out_dir: Path,
+    *,
+    timeout: float,
+    progress: Progress | None = None,
+) -> Path:
+    """`Backend.build` where a crash costs nothing but the build. `timeout` in seconds.
+
+    Raises:
+        BuildError, BackendUnavailableError, OutOfMemoryError, StorageError: as the backend says.
+        BuildError: the child crashed or the time limit was reached.
+    """
+    request = {
+        "backend": backend,
+        "prepared": str(prepared.absolute()),
+        "out_dir": str(out_dir.absolute()),
+        "options": options.as_json(),
+    }
+    try:
+        answer = process.call(
+            "trt_action.engine.worker:build", request, timeout=timeout, progress=progress, died=_BuildDiedError
+        )
+    except _BuildDiedError as error:
+        raise BuildError(
+            f"The build by {backend} did not end well: {error.what}",
+            why=error.why,
+            fix="Raise `build-timeout` if it was too short; if the backend crashes on this model, try another "
+            "precision, `graph-optimization: basic`, or another version of it.",
+        ) from None
+    return Path(answer["engine"])
 
 
 def _files(built: _Built) -> dict[str, Path]:
@@ -226,7 +244,7 @@ def _records(folder: Path, names: list[str]) -> dict[str, FileRecord]:
         raise StorageError(f"The engine in {quote(folder)} cannot be read: {error}.") from None
 
 
-def _digest(records: Mapping[str, FileRecord], names: list[str]) -> str:
+def digest(records: Mapping[str, FileRecord], names: list[str]) -> str:
     """sha256 of the engine's file; of several files, of what `sha256sum` prints for them (docs/evidence.md)."""
     if len(names) == 1:
         return records[names[0]].sha256

@@ -1,5 +1,8 @@
 """Who needs to read what? Everything here is rendered from evidence alone."""
 
-from trt_action.report.comment import comment, marker, summary
+from trt_action.report.markdown import comment, marker, summary
+from trt_action.report.page import html
+from trt_action.report.terminal import terminal
+from trt_action.report.writing import read_evidence, slug, write, write_evidence
 
-__all__ = ["comment", "marker", "summary"]
+__all__ = ["comment", "html", "marker", "read_evidence", "slug", "summary", "terminal", "write", "write_evidence"]
