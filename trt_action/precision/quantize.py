@@ -68,10 +68,13 @@ def optimize(model: ModelProto, folder: Path) -> ModelProto:
     """Constants folded and batch normalisation merged into convolutions, by ONNX Runtime's basic level.
 
     Without it, a weight behind a Transpose is no weight to the quantiser. The model comes back unchanged when the
-    result would hold operators of ONNX Runtime's own, which no other backend reads.
+    result would hold operators of ONNX Runtime's own, which no other backend reads, and when parts of it are in half
+    already: ONNX Runtime's CPU would bring those back to float32.
     """
     import onnxruntime
 
+    if {TensorProto.FLOAT16, TensorProto.BFLOAT16} & {kind for kind, _ in graphs.types_and_shapes(model).values()}:
+        return model
     source, target = folder / "source.onnx", folder / "folded.onnx"
     graphs.save(model, source)
     options = onnxruntime.SessionOptions()
