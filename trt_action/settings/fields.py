@@ -77,6 +77,10 @@ def text(*, optional: bool = False) -> Reads:
     return Reads(values.text, _ONE_LINE, optional)
 
 
+def word(*, optional: bool = False) -> Reads:
+    return Reads(values.word, {"anyOf": [_ONE_LINE, {"type": "integer"}]}, optional)
+
+
 def path(*, optional: bool = False) -> Reads:
     return Reads(values.path, _ONE_LINE, optional)
 

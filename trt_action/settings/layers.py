@@ -185,7 +185,8 @@ def _is_path(name: str, text: str) -> bool:
 
 def _build(layer: Layer, cwd: Path, path: Path | None, notes: tuple[str, ...]) -> Settings:
     try:
-        settings = Settings.model_validate({key: given.value for key, given in layer.items()})
+        output = {"output": str(cwd / BY_NAME["output"].default)}
+        settings = Settings.model_validate(output | {key: given.value for key, given in layer.items()})
     except ValidationError as error:
         raise explain.refused(error, lambda key: layer[key].where if key in layer else "default") from error
     settings._sources = {key: given.source for key, given in layer.items()}

@@ -48,8 +48,8 @@ class Settings(BaseModel):
     )
 
     model: Annotated[Path, fields.path()] = option("model")
-    name: Annotated[str | None, fields.text(optional=True)] = option("name")
-    base: Annotated[str, fields.text()] = option("base")
+    name: Annotated[str | None, fields.word(optional=True)] = option("name")
+    base: Annotated[str, fields.word()] = option("base")
     base_precision: Annotated[AskedPrecision | None, fields.choice("base-precision")] = option("base-precision")
     shapes: Annotated[Shapes | None, fields.shapes()] = option("shapes")
     batch_size: Annotated[int, fields.whole(1, 65_536)] = option("batch-size")

@@ -71,8 +71,6 @@ def text(value: object) -> str:
     allowed = f"one line of at most {MAX_TEXT} printable characters"
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)  # `name: 2024` in YAML is a number, and meant as a name
     if not isinstance(value, str):
         raise BadValueError("is not text", allowed=allowed)
     stripped = value.strip()
@@ -81,6 +79,11 @@ def text(value: object) -> str:
     if not stripped.isprintable():
         raise BadValueError("holds control characters or is not UTF-8", allowed=allowed)
     return stripped
+
+
+def word(value: object) -> str:
+    """`text`, or a whole number that was meant as one: `name: 2024`, or a commit of digits only."""
+    return text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def path(value: object) -> Path:
