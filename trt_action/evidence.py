@@ -230,6 +230,7 @@ class Comparison(Record):
     seed: int
     more_pairs_needed: int | None = Field(None, description="Extrapolated, when inconclusive; null if unknown.")
     warnings: list[Text] = Field(default_factory=list)
+    stopped: Text = Field("", description="Why measuring ended before its rule did (a side crashed); empty if not.")
     series: DuetSeries | None = None
 
 

@@ -5,8 +5,23 @@ Knows no backend: what runs a block and what tells the time are passed in.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+
+from trt_action.errors import EvidenceError, MeasureError, OutOfMemoryError
+from trt_action.evidence import Comparison
+from trt_action.measure import verdict
+from trt_action.measure.conclusion import Facts, conclude, differences_text
+from trt_action.measure.pairs import from_series
+from trt_action.measure.recorder import Recorder
+from trt_action.measure.stopwatch import Stopwatch
+from trt_action.measure.verdict import Rule
+from trt_action.process import Progress
 
 
 @dataclass(frozen=True)
@@ -43,11 +58,16 @@ class UnitSides(Protocol):
     def floor(self) -> Runner | None: ...
 
 
+OpenUnit = Callable[[int], AbstractContextManager[UnitSides]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is asked of a comparison (docs/method.md has the reason for every default).
 
-    Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset.
+    Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset. A unit is a
+    fresh set of processes; it is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes
+    after `units` units, then one every `look_every` pairs; units after the first look are twice as long.
     """
 
     max_seconds: float = 60.0
@@ -56,6 +76,203 @@ class Plan:
     limit: float | None = None
     confidence: float = 0.99
     seed: int = 0
-    units: int = 2
-    reloads: int = 4
+    units: int = 3
+    reloads: int = 2
+    pairs_per_load: int = 8
     look_every: int = 10
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.margin, self.tolerance, self.limit, self.confidence)
+
+
+MAIN_PAIRS_PER_FLOOR_PAIR = 3
+"""A quarter of the blocks is the noise floor's."""
+
+BLOCK_SECONDS = 0.006
+"""Length of a block, all iterations: long against the switch between processes, short against drift."""
+
+MAX_BLOCK_ITERATIONS = 65
+MAX_SERIES_VALUES = 1_000_000
+"""Recorded iterations of all sides together: about 4 MB in the evidence."""
+
+PROBE_ITERATIONS = 4
+MAX_PAIRS = 100_000
+
+
+class _Stopped(Exception):  # noqa: N818 - ends the measuring, is no failure of the program
+    """Measuring cannot go on; the message is for the reader of the verdict."""
+
+
+def compare(
+    open_unit: OpenUnit, plan: Plan, *, clock: Callable[[], float] = time.monotonic, progress: Progress | None = None
+) -> Comparison:
+    """Measure head and base in interleaved blocks until the verdict is clear or the time is over.
+
+    A side that crashes, hangs or returns NaN, and a clock that cannot be trusted, end the measuring with an
+    `inconclusive` verdict that says so; the pairs so far are kept.
+
+    Args:
+        open_unit: opens the processes of unit 0, 1, …
+        clock: seconds; need not be monotonic.
+        progress: called at every look.
+
+    Raises:
+        TrtActionError: a unit could not be opened for another reason than a crash (e.g. the engine does not load).
+    """
+    duet = _Duet(plan, clock, progress)
+    stopped = ""
+    try:
+        duet.measure(open_unit)
+    except _Stopped as error:
+        stopped = str(error)
+    except (MeasureError, OutOfMemoryError) as error:
+        stopped = _sentence("The measuring processes failed.", error)
+    return duet.result(stopped)
+
+
+def recompute(comparison: Comparison) -> Comparison:
+    """The comparison once more, from its stored series alone.
+
+    Raises:
+        EvidenceError: no series were stored, or they do not fit together.
+    """
+    if comparison.series is None:
+        raise EvidenceError(
+            "The evidence holds no series of the comparison, so the verdict cannot be recomputed.",
+            fix="Use evidence of a run that measured head and base.",
+        )
+    facts = Facts(
+        Rule(comparison.margin, comparison.tolerance, comparison.limit, comparison.confidence),
+        comparison.seed,
+        comparison.seconds,
+        tuple(comparison.units),
+        comparison.stopped,
+        tuple(comparison.warnings),
+    )
+    return conclude(from_series(comparison.series), facts)
+
+
+class _Duet:
+    """One comparison in progress."""
+
+    def __init__(self, plan: Plan, clock: Callable[[], float], progress: Progress | None) -> None:
+        self.plan = plan
+        self.watch = Stopwatch(clock)
+        self.progress = progress
+        self.coin = np.random.Generator(np.random.PCG64(plan.seed))
+        self.recorder = Recorder()
+        self.answered = False
+
+    def measure(self, open_unit: OpenUnit) -> None:
+        unit = 0
+        while not self.done():
+            with open_unit(unit) as sides:
+                self.measure_unit(unit, sides)
+            unit += 1
+            if unit >= self.plan.units and not self.done():
+                self.look()
+
+    def measure_unit(self, unit: int, sides: UnitSides) -> None:
+        """All loads of one unit. While the first units are made, each may take its share of the time only."""
+        plan = self.plan
+        first_units = unit < plan.units
+        ends = plan.max_seconds * (unit + 1) / plan.units if first_units else plan.max_seconds
+        if self.watch.elapsed() >= plan.max_seconds:
+            return
+        self.recorder.start_unit(unit, self.choose_kept(sides))
+        for load in range(plan.reloads + 1):
+            if load:
+                self.reload(sides)
+            for _ in range(plan.pairs_per_load * (1 if first_units else 2)):
+                if self.done() or self.watch.elapsed() >= ends:
+                    return
+                self.pair(sides)
+                if not first_units and len(self.recorder) % plan.look_every == 0:
+                    self.look()
+
+    def choose_kept(self, sides: UnitSides) -> int:
+        """Iterations per block after its first: as many as make a block of about 6 ms, at least one."""
+        seconds = max(
+            float(np.median(self.block(name, runner, PROBE_ITERATIONS).wall_ns)) / 1e9
+            for name, runner in (("head", sides.head), ("base", sides.base))
+        )
+        total = round(BLOCK_SECONDS / seconds) + 1 if seconds > 0 else 2
+        blocks = self.plan.max_seconds / max(total * seconds, 0.001)
+        affordable = max(3, int(MAX_SERIES_VALUES / max(blocks, 1.0)))
+        return min(max(total, 2), MAX_BLOCK_ITERATIONS, affordable + 1) - 1
+
+    def reload(self, sides: UnitSides) -> None:
+        for name, runner in (("head", sides.head), ("base", sides.base), ("second base", sides.floor)):
+            if runner is None:
+                continue
+            try:
+                runner.reload()
+            except (MeasureError, OutOfMemoryError) as error:
+                raise _Stopped(
+                    _sentence(f"The {name} process failed while loading its engine again.", error)
+                ) from error
+        self.recorder.reloads[-1] += 1
+
+    def pair(self, sides: UnitSides) -> None:
+        """One block of head and base each, and after every third pair one of base and the second base."""
+        head_first = bool(self.coin.integers(2))
+        head, base = self.two_blocks(("head", sides.head), ("base", sides.base), head_first)
+        self.recorder.add(head.wall_ns[1:], base.wall_ns[1:], head.cpu_ns, base.cpu_ns, head_first=head_first)
+        if sides.floor is not None and len(self.recorder) % MAIN_PAIRS_PER_FLOOR_PAIR == 0:
+            base_first = bool(self.coin.integers(2))
+            a, b = self.two_blocks(("base", sides.base), ("second base", sides.floor), base_first)
+            self.recorder.add_floor(a.wall_ns[1:], b.wall_ns[1:])
+        if self.recorder.clock_is_broken():
+            raise _Stopped(
+                f"The clock of this host ran backwards or stood still in {self.recorder.unusable} blocks: its times "
+                "cannot be trusted. Run on another host, or check its clock source."
+            )
+
+    def two_blocks(self, one: tuple[str, Runner], other: tuple[str, Runner], one_first: bool) -> tuple[Block, Block]:
+        iterations = self.recorder.kept[-1] + 1
+        if one_first:
+            first = self.block(*one, iterations)
+            return first, self.block(*other, iterations)
+        second = self.block(*other, iterations)
+        return self.block(*one, iterations), second
+
+    def block(self, name: str, runner: Runner, iterations: int) -> Block:
+        try:
+            block = runner.block(iterations)
+        except (MeasureError, OutOfMemoryError) as error:
+            raise _Stopped(_sentence(f"The {name} process failed after {len(self.recorder)} pairs.", error)) from error
+        if len(block.wall_ns) != iterations:
+            raise _Stopped(f"The {name} process answered {len(block.wall_ns)} durations instead of {iterations}.")
+        self.watch.add_work(sum(block.wall_ns))
+        return block
+
+    def done(self) -> bool:
+        over = self.watch.elapsed() >= self.plan.max_seconds
+        return self.answered or over or len(self.recorder) >= MAX_PAIRS
+
+    def look(self) -> None:
+        sample = self.recorder.sample()
+        self.answered = verdict.answer(sample, self.plan.rule, final=False).complete
+        if self.progress is not None:
+            share = min(1.0, self.watch.elapsed() / self.plan.max_seconds)
+            text = f"{len(self.recorder)} pairs, head/base {differences_text(sample.d)}"
+            self.progress(text, 1.0 if self.answered else share)
+
+    def result(self, stopped: str) -> Comparison:
+        warnings = []
+        if self.watch.jumps:
+            warnings.append(f"The clock ran backwards {self.watch.jumps} times between blocks.")
+        facts = Facts(
+            self.plan.rule,
+            self.plan.seed,
+            self.watch.elapsed(),
+            self.recorder.units(),
+            stopped,
+            tuple(warnings),
+        )
+        return conclude(self.recorder.recording(), facts)
+
+
+def _sentence(what: str, error: MeasureError | OutOfMemoryError) -> str:
+    return " ".join(part for part in (what, error.what, error.why, error.fix) if part)

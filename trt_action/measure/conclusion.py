@@ -1,0 +1,185 @@
+"""From recorded pairs to the `Comparison` of the evidence: verdict, estimates, witnesses, and the reason in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from trt_action.evidence import Comparison, Estimate, Unit
+from trt_action.measure import tails, verdict
+from trt_action.measure.pairs import Floats, Recording, block_median, block_minimum
+from trt_action.measure.verdict import Answer, Rule, Sample
+
+UNUSABLE_TRACE = 0.01
+"""Share of pairs without a usable duration above which the clock is not trusted."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the recording does not hold. `stopped`: why measuring ended before its rule did; empty if it did not."""
+
+    rule: Rule
+    seed: int
+    seconds: float
+    units: tuple[Unit, ...]
+    stopped: str
+    warnings: tuple[str, ...]
+
+
+def sample_of(recording: Recording) -> Sample:
+    """The differences of block medians that the verdict is taken from."""
+    main, floor = recording.main, recording.floor
+    return Sample(
+        main.differences(block_median),
+        main.unit[main.usable()],
+        floor.differences(block_median),
+        floor.unit[floor.usable()],
+    )
+
+
+def conclude(recording: Recording, facts: Facts) -> Comparison:
+    """Compute everything from the pairs alone."""
+    rule, main = facts.rule, recording.main
+    sample = sample_of(recording)
+    given = verdict.answer(sample, rule, final=True)
+    allowance = given.allowance or 0.0
+    p50 = verdict.estimate_ratio(sample.d, rule.confidence, allowance)
+    p99 = tails.p99_ratio(main, rule.confidence, facts.seed)
+    floor = verdict.estimate_ratio(sample.floor, rule.confidence, allowance)
+    witnesses = _witnesses(recording, rule.confidence, allowance)
+    veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, rule)
+    if veto:
+        given = Answer("inconclusive", "not-checked" if rule.limit is None else "inconclusive", given.allowance)
+    return Comparison(
+        verdict=given.verdict,
+        reason=veto or _reason(given, sample, p50, facts),
+        p50_ratio=p50,
+        p99_ratio=p99,
+        p99_verdict="inconclusive" if veto else tails.p99_verdict(p99),
+        witnesses=witnesses,
+        noise_floor=floor,
+        margin=rule.margin,
+        tolerance=rule.tolerance,
+        limit=rule.limit,
+        limit_status=given.limit_status,
+        confidence=rule.confidence,
+        pairs=len(main),
+        iterations=len(main.first),
+        units=list(facts.units),
+        seconds=facts.seconds,
+        seed=facts.seed,
+        more_pairs_needed=None if veto else verdict.more_pairs(sample, rule, given),
+        warnings=_merged(facts.warnings, _warnings(recording, given, p50, witnesses, rule)),
+        stopped=facts.stopped,
+        series=recording.to_series() if len(main) else None,
+    )
+
+
+def _witnesses(recording: Recording, confidence: float, allowance: float) -> dict[str, Estimate]:
+    main = recording.main
+    found = {"block_min": verdict.estimate_ratio(main.differences(block_minimum), confidence, allowance)}
+    head, base = recording.head_cpu, recording.base_cpu
+    if len(head) == len(main) and len(head) and head.min() > 0 and base.min() > 0:
+        found["cpu_time"] = verdict.estimate_ratio(np.log(head / base), confidence, allowance)
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _clock_fault(recording: Recording) -> str:
+    unusable = _unusable(recording)
+    total = len(recording.main) + len(recording.floor)
+    if unusable <= UNUSABLE_TRACE * total:
+        return ""
+    return (
+        f"The clock gave no usable duration in {unusable} of {total} pairs (zero, or running backwards): "
+        "times from this host cannot be trusted. Run on another host, or check its clock source."
+    )
+
+
+def _unusable(recording: Recording) -> int:
+    return int((~recording.main.usable()).sum() + (~recording.floor.usable()).sum())
+
+
+def _unsteady(floor: Estimate | None, rule: Rule) -> str:
+    """The same engine must not surely differ from itself."""
+    if floor is None or (floor.low <= 1 + rule.margin and floor.high >= 1 / (1 + rule.margin)):
+        return ""
+    return (
+        f"Base differs from a second process of itself by {change(floor)}, more than the margin of "
+        f"{percent(rule.margin)}: this host is too unsteady to compare engines. Run on a quieter or dedicated host."
+    )
+
+
+def _reason(given: Answer, sample: Sample, p50: Estimate | None, facts: Facts) -> str:
+    rule = facts.rule
+    if not len(sample.d):
+        return (
+            f"Nothing was measured: the time limit was over ({facts.seconds:.1f} s) before the first pair of blocks. "
+            "Raise `max-seconds`."
+        )
+    seen = f"head/base p50 {change(p50)}" if p50 else f"{len(sample.d)} pairs are too few for an interval"
+    if given.verdict == "regressed":
+        return f"Head is surely slower than base by more than the margin of {percent(rule.margin)}: {seen}."
+    if given.verdict == "improved":
+        return f"Head is surely faster than base by more than the margin of {percent(rule.margin)}: {seen}."
+    if given.verdict == "within-noise":
+        return f"The difference is surely smaller than the tolerance of {percent(rule.tolerance)}: {seen}."
+    units = len(np.unique(sample.unit))
+    if units < verdict.MIN_UNITS:
+        return (
+            f"Only {units} set of processes was measured within the time limit; {verdict.MIN_UNITS} are needed to tell "
+            f"the engine from the luck of memory layout ({seen}). Raise `max-seconds`."
+        )
+    return (
+        f"{len(sample.d)} pairs do not decide between a change of more than {percent(rule.margin)} and a difference "
+        f"below {percent(rule.tolerance)}: {seen}. Raise `max-seconds`, or measure on a quieter host."
+    )
+
+
+def _warnings(
+    recording: Recording, given: Answer, p50: Estimate | None, witnesses: dict[str, Estimate], rule: Rule
+) -> list[str]:
+    found = []
+    if unusable := _unusable(recording):
+        found.append(f"{unusable} pairs hold a duration that is zero or negative; they are kept but not used.")
+    if given.allowance and given.allowance > math.log1p(rule.margin):
+        found.append(
+            f"Fresh processes of the same engines differ: memory layout alone may be worth "
+            f"{percent(math.expm1(given.allowance))} here, and every interval was widened by that."
+        )
+    if p50 is not None:
+        names = {"block_min": "The fastest iteration of each block", "cpu_time": "CPU time"}
+        for name, witness in witnesses.items():
+            if _disagree(p50, witness, rule.margin):
+                found.append(
+                    f"{names[name]} says {change(witness)}, wall time says {change(p50)}: the difference may come "
+                    "from the host (waiting, frequency, neighbours) rather than from the engine."
+                )
+    return found
+
+
+def _disagree(one: Estimate, other: Estimate, margin: float) -> bool:
+    """Intervals that do not meet, with estimates further apart than the margin."""
+    apart = one.low > other.high or other.low > one.high
+    return apart and abs(math.log(one.estimate / other.estimate)) > math.log1p(margin)
+
+
+def _merged(before: tuple[str, ...], now: list[str]) -> list[str]:
+    return [*before, *(text for text in now if text not in before)]
+
+
+def percent(fraction: float) -> str:
+    """`0.5 %`, with as many digits as a person would write."""
+    return f"{100 * fraction:.3g} %"
+
+
+def change(ratio: Estimate) -> str:
+    """`+2.1 % (99 %: +1.6 % to +2.6 %)`."""
+    low, middle, high = (f"{100 * (value - 1):+.2f} %" for value in (ratio.low, ratio.estimate, ratio.high))
+    return f"{middle} ({percent(ratio.confidence)}: {low} to {high})"
+
+
+def differences_text(d: Floats) -> str:
+    """`+0.3 %`: the running median, for progress lines."""
+    return f"{100 * math.expm1(float(np.median(d))):+.2f} %" if len(d) else "no pair yet"
