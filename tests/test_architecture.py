@@ -23,8 +23,8 @@ STORY = [
     "report",
     "github",
 ]
-GROUND = {"errors", "evidence", "process", "child", "files", "inputs", "console", "__init__"}
-DOORS = {"cli", "__main__", "pipeline", "built_engine"}
+GROUND = {"errors", "evidence", "process", "child", "files", "inputs", "arrays", "samples", "console", "__init__"}
+DOORS = {"cli", "__main__", "pipeline"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
 
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from trt_action.evidence import Stage
 from trt_action.process import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-StageEnd = Callable[[Stage], None]
+LINE_SECONDS = 2.0
+"""In a log, a step that counts (`share`) gets a line at most this often."""
 
 
 class Console(Protocol):
@@ -72,14 +72,15 @@ class PlainConsole:
         else:
             self._line(f"• {title}{_about(self._expected.get(name))}")
         start = time.monotonic()
-        last = ""
+        last_text, last_time = "", 0.0
 
         def progress(text: str, share: float | None) -> None:
-            nonlocal last
-            text = clean(text)
-            if text and text != last:
-                last = text
-                self._line(f"    {text}")
+            nonlocal last_text, last_time
+            now = time.monotonic()
+            counting = share is not None and now - last_time < LINE_SECONDS
+            if text != last_text and not counting:
+                last_text, last_time = text, now
+                self._line(f"    {clean(text)}")
 
         try:
             yield progress
