@@ -213,9 +213,7 @@ class Cache:
             home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = locks.exclusive_file(home.with_name(f"{key}.lock"), timeout=timeout, waiting=waiting)
         except OSError as error:
-            self._note(
-                f"The engine cache {quote(self.folder)} cannot be written: {error.strerror or error}. Built without it."
-            )
+            self._note_unusable(error)
             return None
         if lock is None:
             self._note(f"Another run has been building the same engine for {timeout:g} s: built here once more.")
@@ -227,7 +225,7 @@ class Cache:
         try:
             lock = locks.folder(home, shared=True)
         except OSError as error:
-            self._note(f"The engine cache {quote(self.folder)} cannot be read: {error.strerror or error}.")
+            self._note_unusable(error)
             return None
         if lock is None:
             return None
@@ -303,6 +301,11 @@ class Cache:
                 if lock := locks.exclusive_file(leftover.with_name(f"{key}.lock"), timeout=0):
                     with lock:
                         shutil.rmtree(leftover, ignore_errors=True)
+
+    def _note_unusable(self, error: OSError) -> None:
+        self._note(
+            f"The engine cache {quote(self.folder)} cannot be used: {error.strerror or error}. Built without it."
+        )
 
     def _note(self, text: str) -> None:
         if text not in self.warnings:
