@@ -50,7 +50,7 @@ def max_accuracy_drop(settings: Settings, accuracy: Accuracy) -> list[Gate]:
     """`max-accuracy-drop`: the loss against base, or against the FP32 reference if there is no base.
 
     - observed loss ≤ limit: passed; the reason says so when the interval reaches beyond the limit;
-    - observed loss > limit, and its paired interval lies above 0: failed;
+    - observed loss > limit, and its paired interval lies above 0 (or there is none): failed;
     - observed loss > limit, and the interval holds 0: inconclusive, the data cannot tell it from chance.
 
     The interval alone cannot be the rule: with 600 samples it is about ±1 point wide, and nothing would ever be surely
@@ -85,9 +85,15 @@ def _judge_drop(task: TaskMetric, drop: Estimate, limit: float, share: bool) -> 
     if drop.estimate <= limit + _ROUNDING:
         if drop.high <= limit + _ROUNDING:
             return "passed", f"The loss is within the limit {where}."
+        worst = f"{drop.high * 100:.2f} points" if share else words.significant(drop.high)
         return "passed", (
             f"The observed loss is within the limit {where}; they cannot exclude a loss of up to "
-            f"{_loss_words(drop.high, share)} ({words.percent(drop.confidence)})."
+            f"{worst} ({words.percent(drop.confidence)})."
+        )
+    if drop.low == drop.high:
+        return (
+            "failed",
+            f"The loss is above the limit {where}; the metric gives no interval, so chance is not excluded.",
         )
     if drop.low > 0:
         chance = f", McNemar p = {task.p_value:.2g}" if task.p_value is not None else ""
@@ -105,11 +111,11 @@ def _judge_drop(task: TaskMetric, drop: Estimate, limit: float, share: bool) -> 
 def _asked_words(asked: AccuracyDrop) -> str:
     if asked.kind == "unit":
         return decimal(asked.amount)
-    return words.percent(asked.amount) + (" (relative)" if asked.kind == "relative" else " points")
+    return f"{words.percent(asked.amount)} (relative)" if asked.kind == "relative" else _loss_words(asked.amount, True)
 
 
 def _loss_words(amount: float, share: bool) -> str:
-    return f"{amount * 100:.6g} points" if share else words.significant(amount)
+    return f"{amount * 100:.6g} points" if share else f"{amount:.6g}"
 
 
 def _not_checked(name: str, rule: str, limit: str, accuracy: Accuracy) -> Gate:

@@ -79,7 +79,7 @@ def _longer(latency: Latency, factor: float) -> str:
     seconds = max(latency.seconds, 0.1) * factor * 1.5
     if seconds > _LONGEST:
         return "no reasonable measuring time decides it. Move the limit, or judge a lower percentile."
-    return f"`measure-seconds: {max(math.ceil(seconds), 1)}s` would probably decide it."
+    return f"`measure-seconds: {max(math.ceil(round(seconds, 6)), 1)}s` would probably decide it."
 
 
 def regression(settings: Settings, base: Side | None, comparison: Comparison | None) -> list[Gate]:
