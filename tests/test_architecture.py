@@ -24,7 +24,7 @@ STORY = [
     "github",
 ]
 GROUND = {"errors", "evidence", "process", "child", "files", "inputs", "arrays", "samples", "console", "__init__"}
-DOORS = {"cli", "__main__", "pipeline"}
+DOORS = {"cli", "__main__", "pipeline", "stages", "draft"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
 
 

@@ -20,8 +20,9 @@ from trt_action.settings import options
 
 if TYPE_CHECKING:
     from trt_action.console import Console
+    from trt_action.draft import Draft
     from trt_action.evidence import Evidence
-    from trt_action.pipeline import Draft, Part
+    from trt_action.pipeline import Part
     from trt_action.settings import Settings
 
 DESCRIPTION = "From an ONNX model to a verdict: build, measure head and base in one run, check accuracy, judge, report."

@@ -1,0 +1,273 @@
+"""The stages of a run: what is known so far goes in, what was found out goes into the draft or comes back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trt_action.model as models
+from trt_action import accuracy, data, engine, errors, measure, precision, settings
+from trt_action.draft import Draft, Work
+from trt_action.engine import kept
+from trt_action.engine.backend import Loadable, RuntimeOptions
+from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side
+from trt_action.model import base as bases
+from trt_action.process import Progress
+from trt_action.settings import Settings
+
+MAX_SYNTHETIC = 64
+"""Samples of seeded synthetic data for parity where the user gave none."""
+
+
+def fingerprint(draft: Draft, work: Work) -> Fingerprint:
+    """Who measures, and whether this host is quiet."""
+    found = engine.fingerprint(work.settings.backend, _options(work.settings))
+    draft.warnings += engine.warnings(found)
+    return found
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    model: models.Model
+    where: bases.Base
+    settings: Settings
+
+
+def load_head(work: Work) -> models.Model:
+    s = work.settings
+    return _load_model(s.model, _label(s.model, work.cwd), s)
+
+
+def _load_model(path: Path, label: str, s: Settings) -> models.Model:
+    """An ONNX model, or the model of an engine that `trt-action build` has kept."""
+    if kept.is_kept(path):
+        return models.Model(path, kept.load(path)[1])
+    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=s.batch_size)
+
+
+def load_base(draft: Draft, work: Work) -> BaseModel | None:
+    """The base, or None with the reason in `draft.base_note`. A base that is broken never stops a pull request
+    that may be its repair, unless the user named it."""
+    s = work.settings
+    found, draft.base_note = bases.resolve(
+        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd
+    )
+    if found is None:
+        return None
+    try:
+        own = _base_settings(s, found, draft)
+        model = _load_model(found.path, found.label, own)
+    except errors.TrtActionError as error:
+        _go_on_without_base(draft, s, error)
+        return None
+    return BaseModel(model, found, own)
+
+
+def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
+    """The base's precision recipe comes from the base's own config; data and everything else from head's."""
+    try:
+        return settings.for_base(s, found.config)
+    except errors.SettingsError as error:
+        draft.warnings.append(f"The base's config is not usable ({error.what}); head's settings are used for it.")
+        return s
+
+
+def _go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
+    if s.base != "auto":
+        raise error
+    draft.base_note = f"The base cannot be used: {error.what}"
+    draft.warnings.append(draft.base_note)
+
+
+def load_data(
+    draft: Draft, work: Work, head: models.Model, progress: Progress
+) -> tuple[data.Dataset | None, data.Dataset | None]:
+    s = work.settings
+    common: dict[str, Any] = {"timeout": s.metric_timeout, "base_dir": work.cwd}
+    calibration = validation = None
+    if s.calibration_data:
+        progress("calibration data", None)
+        calibration = data.load(
+            s.calibration_data,
+            head.info,
+            origin="calibration",
+            need_labels=False,
+            limit=s.calibration_samples,
+            **common,
+        )
+    if s.validation_data:
+        progress("validation data", None)
+        validation = data.load(
+            s.validation_data, head.info, origin="validation", need_labels=False, limit=None, **common
+        )
+    for dataset in (calibration, validation):
+        draft.warnings += dataset.notes if dataset else ()
+    return calibration, validation
+
+
+def build(
+    draft: Draft,
+    work: Work,
+    role: str,
+    model: models.Model,
+    s: Settings,
+    calibration: data.Dataset | None,
+    base: bases.Base | None,
+    progress: Progress,
+) -> Side:
+    built = (
+        kept.load(model.path)[0] if kept.is_kept(model.path) else _obtain(work, role, model, s, calibration, progress)
+    )
+    draft.built[role] = built
+    return Side(
+        label=base.label if base else _label(s.model, work.cwd),
+        commit=base.commit if base else draft.source.commit,
+        model=model.info,
+        engine=built.record,
+    )
+
+
+def _obtain(
+    work: Work, role: str, model: models.Model, s: Settings, calibration: data.Dataset | None, progress: Progress
+) -> engine.BuiltEngine:
+    recipe = precision.Recipe(
+        precision=s.precision,
+        calibration_method=s.calibration_method,
+        calibration_samples=s.calibration_samples,
+        op_types=s.op_types,
+        exclude_nodes=s.exclude_nodes,
+    )
+    return engine.obtain(
+        model,
+        recipe,
+        calibration if s.precision == "int8" else None,
+        backend=s.backend,
+        options=_options(s),
+        cache=work.cache,
+        work_dir=work.folder / role,
+        timeout=s.build_timeout,
+        progress=progress,
+    )
+
+
+def build_base(
+    draft: Draft, work: Work, base: BaseModel, calibration: data.Dataset | None, progress: Progress
+) -> Side | None:
+    try:
+        return build(draft, work, "base", base.model, base.settings, calibration, base.where, progress)
+    except errors.TrtActionError as error:
+        _go_on_without_base(draft, work.settings, error)
+        return None
+
+
+def save_feeds(draft: Draft, work: Work, dataset: data.Dataset | None) -> dict[str, Path]:
+    """One batch per side at the measured shape; both sides get the same values where their inputs agree."""
+    feeds = {}
+    for role, side in (("head", draft.head), ("base", draft.base)):
+        if side:
+            feeds[role] = work.folder / f"{role}-feeds.npz"
+            data.save_feeds(data.example_feeds(side.model, work.settings.seed, dataset), feeds[role])
+    return feeds
+
+
+def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progress) -> Comparison:
+    s = work.settings
+    plan = measure.Plan(
+        max_seconds=s.max_seconds,
+        margin=s.margin,
+        tolerance=s.tolerance,
+        limit=s.max_latency_regression,
+        confidence=s.confidence,
+        seed=s.seed,
+    )
+    sides = functools.partial(
+        measure.open_unit,
+        draft.built["head"].loadable,
+        draft.built["base"].loadable,
+        feeds["head"],
+        feeds["base"],
+        cpus=measure.usable_cpus(s.threads),
+    )
+    comparison = measure.compare(sides, plan, progress=progress)
+    return comparison.model_copy(update={"warnings": [*comparison.warnings, *_signature_notes(draft)]})
+
+
+def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[str, Path], progress: Progress) -> None:
+    s = work.settings
+    cpus = measure.usable_cpus(s.threads)
+    loadables = {role: built.loadable for role, built in draft.built.items() if role in feeds}
+    latencies = measure.latencies(loadables, feeds, seconds=s.measure_seconds, cpus=cpus, progress=progress)
+    for role, loadable in loadables.items():
+        side: Side = getattr(draft, role)
+        progress(f"throughput, memory and cold start of {role}", None)
+        update = {
+            "latency": latencies[role],
+            "throughput": measure.throughput(
+                loadable,
+                feeds[role],
+                concurrency=s.concurrency,
+                seconds=min(1.0, s.measure_seconds),
+                batch=data.batch_of(side.model),
+            ),
+            "memory": measure.memory(loadable, feeds[role]),
+            "cold_start": measure.cold_start(loadable, feeds[role]),
+        }
+        setattr(draft, role, side.model_copy(update=update))
+    if s.precision != "fp32":
+        progress("speed-up over the framework", None)
+        baseline: Loadable = engine.baseline(head, _options(s))
+        draft.speedup = measure.speedup(
+            draft.built["head"].loadable, baseline, feeds["head"], over="onnxruntime fp32 (cpu)", cpus=cpus, seed=s.seed
+        )
+
+
+def check_accuracy(
+    draft: Draft,
+    work: Work,
+    head: models.Model,
+    validation: data.Dataset | None,
+    calibration: data.Dataset | None,
+    progress: Progress,
+) -> Accuracy:
+    s = work.settings
+    quantized = draft.head is not None and draft.head.engine.achieved_precision.quantize_nodes > 0
+    return accuracy.check(
+        info=head.info,
+        reference=engine.reference(head),
+        head=draft.built["head"].loadable,
+        base=draft.built["base"].loadable if "base" in draft.built else None,
+        head_unoptimized=engine.unoptimized(draft.built["head"]) if quantized else None,
+        dataset=validation or calibration or data.synthetic(head.info, MAX_SYNTHETIC, s.seed),
+        metric=s.metric,
+        metric_timeout=s.metric_timeout,
+        base_dir=work.cwd,
+        work_dir=work.folder / "accuracy",
+        seed=s.seed,
+        progress=progress,
+    )
+
+
+def _options(s: Settings) -> RuntimeOptions:
+    return RuntimeOptions(threads=s.threads, graph_optimization=s.graph_optimization, memory_arena=s.memory_arena)
+
+
+def _signature_notes(draft: Draft) -> list[str]:
+    if not (draft.head and draft.base):
+        return []
+    notes = []
+    for kind in ("inputs", "outputs"):
+        ours = {t.name for t in getattr(draft.head.model, kind)}
+        theirs = {t.name for t in getattr(draft.base.model, kind)}
+        if only := sorted(ours ^ theirs):
+            notes.append(f"Head and base do not have the same {kind} (only one side has: {', '.join(only)}).")
+    return notes
+
+
+def _label(path: Path, cwd: Path) -> str:
+    try:
+        return str(path.relative_to(cwd))
+    except ValueError:
+        return str(path)
