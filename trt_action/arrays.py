@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ MAX_BYTES = 8 << 30
 
 MAX_MEMBERS = 1_000
 SUFFIX = ".npy"
+SMALLEST_HEADER = 10
 _CHUNK = 1 << 24
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -120,15 +122,7 @@ def _open(path: Path) -> BinaryIO:
 
 def _read(file: IO[bytes], size: int, max_bytes: int, path: Path, name: str) -> Array:
     """One array from a stream that holds `size` bytes."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        head = 10
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        head = 12
-    else:
-        raise ValueError(f"version {version[0]}.{version[1]} of the format is for records, not for plain arrays")
+    shape, fortran, dtype = _header(file)
     _check_dtype(dtype, path, name)
     needed = math.prod(shape) * dtype.itemsize
     if needed > max_bytes:
@@ -137,8 +131,8 @@ def _read(file: IO[bytes], size: int, max_bytes: int, path: Path, name: str) -> 
             why=f"A data set may take {MAX_BYTES / 1e9:.1f} GB in memory.",
             fix="Use fewer samples, or a smaller dtype where the model takes one.",
         )
-    if needed > size - head:
-        raise _damaged(path, name, f"it declares {needed} bytes and holds fewer than {max(size - head, 0)}")
+    if needed > size - SMALLEST_HEADER:
+        raise _damaged(path, name, f"it declares {needed} bytes of data and the file has {size}")
     flat = np.empty(math.prod(shape), dtype)
     if needed:
         _fill(file, flat.view(np.uint8).data)
@@ -146,6 +140,19 @@ def _read(file: IO[bytes], size: int, max_bytes: int, path: Path, name: str) -> 
     if dtype.kind == "V":
         array = array.view(ml_dtypes.bfloat16)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran order, dtype); numpy parses the text of the header as a Python literal, and fails likewise."""
+    version = np.lib.format.read_magic(file)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+        if version == (2, 0):
+            return np.lib.format.read_array_header_2_0(file)
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise ValueError(f"its header is not a header ({type(error).__name__})") from None
+    raise ValueError(f"version {version[0]}.{version[1]} of the format is for records, not for plain arrays")
 
 
 def _check_dtype(dtype: np.dtype[Any], path: Path, name: str) -> None:
