@@ -23,17 +23,16 @@ def read(files: Iterable[Path]) -> list[Trial]:
 def report(trials: list[Trial], command: str, path: Path | None) -> str:
     """Markdown; with `path` also written into its section, and the plot as `verdict.svg` beside it."""
     shares = {(rule, effect, noisy): share(trials, rule, effect, noisy) for rule, effect, noisy in cells(trials)}
-    body = "\n\n".join(
-        [
-            "## Can the verdict be trusted?",
-            f"`{command}` on {sections.host()}, one thread, {len(trials)} trials. Share of trials that call head "
-            "slower (quiet / noisy), with the margin at its default; `+n %` = n more layers on a chain of 100.",
-            "![Share of trials that call head slower, by rule](verdict.svg)" if path else "",
-            rules_table(trials, shares),
-            "What `compare` said, and how long it took:",
-            verdicts_table(trials),
-        ]
-    )
+    parts = [
+        "## Can the verdict be trusted?",
+        f"`{command}` on {sections.host()}, one thread, {len(trials)} trials. Share of trials that call head "
+        "slower (quiet / noisy), with the margin at its default; `+n %` = n more layers on a chain of 100.",
+        "![Share of trials that call head slower, by rule](verdict.svg)" if path else "",
+        rules_table(trials, shares),
+        "What `compare` said, and how long it took:",
+        verdicts_table(trials),
+    ]
+    body = "\n\n".join(part for part in parts if part)
     if path:
         sections.write(path, "verdict", body)
         path.with_name("verdict.svg").write_text(plot(trials, shares), encoding="utf-8")
