@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -313,10 +311,8 @@ def _tell(error: errors.TrtActionError) -> int:
 
 
 def _bug(error: Exception) -> errors.TrtActionError:
-    with tempfile.NamedTemporaryFile("w", prefix="trt-action-", suffix=".log", delete=False) as log:
-        log.write(f"trt-action {__version__}, Python {sys.version}, {time.ctime()}\n")
-        traceback.print_exception(error, file=log)
-    return errors.InternalError(f"{type(error).__name__}: {str(error)[:500]}", why=f"The details are in {log.name}.")
+    log = errors.write_log("".join(traceback.format_exception(error)))
+    return errors.InternalError(f"{type(error).__name__}: {str(error)[:500]}", why=f"The details are in {log}.")
 
 
 def _stop(number: int, _frame: object) -> NoReturn:

@@ -9,7 +9,11 @@ Exit codes 0, 1 and 3 are outcomes of a run that worked (passed, failed, inconcl
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from typing import ClassVar
+
+from trt_action import __version__
 
 EXIT_PASSED = 0
 EXIT_GATE_FAILED = 1
@@ -138,6 +142,13 @@ class InternalError(TrtActionError):
     """Something this program did not foresee. Always a bug of ours."""
 
     default_fix = "Please report it with the log file that this message names."
+
+
+def write_log(details: str) -> str:
+    """Keep the details of a bug in a file of its own, for the report to us. Returns its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="trt-action-", suffix=".log", delete=False) as log:
+        log.write(f"trt-action {__version__}, Python {sys.version}\n{details}\n")
+    return log.name
 
 
 def all_errors() -> dict[str, type[TrtActionError]]:

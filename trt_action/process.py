@@ -132,9 +132,15 @@ class Child:
                 if progress is not None:
                     progress(answer["log"], None)
             elif "error" in answer:
-                raise errors.restore(answer["error"])
+                raise self._reported(answer["error"])
             else:
                 return dict(answer)
+
+    def _reported(self, record: dict[str, str]) -> errors.TrtActionError:
+        error = errors.restore(record)
+        if isinstance(error, errors.InternalError) and not error.why:
+            error.why = f"The details are in {errors.write_log(self.stderr_tail())}."
+        return error
 
     def stderr_tail(self) -> str:
         """The last characters that the child and its libraries printed."""
