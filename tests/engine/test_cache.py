@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -249,6 +250,36 @@ def test_a_read_only_cache_is_read_and_not_written(
     assert store(cache, "b") is None
     assert "Read-only file system" in cache.warnings[0]
     cache.release()
+
+
+@pytest.mark.root
+def test_an_entry_of_another_user_is_not_used(store: Callable[..., Entry | None]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("changing the owner of a file needs root")
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        writer = Cache(folder, GB)
+        entry = store(writer, "a")
+        writer.release()
+        assert entry is not None
+        for path in (folder, entry.folder.parent, entry.folder):
+            path.chmod(0o755)
+        (entry.folder / "entry.json").chmod(0o644)
+        assert _as_user(65534, owner=12345, home=entry.folder) == ["belongs to another user"]
+        assert _as_user(65534, owner=65534, home=entry.folder) == []
+        assert _as_user(65534, owner=0, home=entry.folder) == []
+
+
+def _as_user(user: int, *, owner: int, home: Path) -> list[str]:
+    """Why the entry at `home`, belonging to `owner`, is not used by `user`."""
+    os.chown(home, owner, -1)
+    os.seteuid(user)
+    try:
+        found, warnings = hit(home.parent.parent, "a")
+    finally:
+        os.seteuid(0)
+    assert (found is None) == any(warnings)
+    return [text.rpartition(": it ")[2].rstrip(".") for text in warnings if ": it " in text]
 
 
 @pytest.mark.root

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,18 @@ def test_closed_sessions_say_so(conv: Path) -> None:
     for use in (session.run, session.fetch, lambda: session.bind({"x": images(1)})):
         with pytest.raises(BuildError, match="after it was closed"):
             use()
+
+
+def test_a_closed_session_is_gone_without_the_garbage_collector(conv: Path) -> None:
+    gc.disable()  # as in a measuring worker
+    try:
+        session = load(conv)
+        once(session, x=images(1))
+        inner = weakref.ref(session._session)  # type: ignore[attr-defined]
+        session.close()
+        assert inner() is None
+    finally:
+        gc.enable()
 
 
 def test_precisions_and_backends_that_do_not_exist() -> None:

@@ -14,7 +14,7 @@ from trt_action import engine, process
 from trt_action.engine import cache as caches
 from trt_action.engine import host, onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
-from trt_action.engine.cache import Cache, Facts, FileRecord
+from trt_action.engine.cache import Cache, Entry, Facts, FileRecord
 from trt_action.errors import BuildError, StorageError
 from trt_action.evidence import Engine
 from trt_action.inputs import quote
@@ -39,12 +39,13 @@ class BuiltEngine:
 
 
 @dataclass(frozen=True)
-class _Built:
-    """What a build left in the work folder."""
+class _Place:
+    """Where a build lies, in the work folder or in the cache; `records` of the engine's files at least."""
 
     engine: Path
     prepared: Path
     facts: Facts
+    records: Mapping[str, FileRecord]
 
 
 class _BuildDiedError(BuildError):
@@ -88,33 +89,27 @@ def obtain(
             progress("a parallel run builds the same engine: waiting for it", None)
 
     with cache.claim(key, timeout=timeout, waiting=waiting) as claim:
-        entry = claim.entry
-        built = None
-        if entry is None:
-            built = _build(model, recipe, calibration, backend, options, work_dir, timeout, progress)
-            entry = cache.put(claim, _files(built), material, built.facts)
-    if entry is not None:
-        main, prepared, facts = entry.folder / entry.facts.engine[0], entry.folder / entry.facts.prepared, entry.facts
-        if built is not None:
-            _discard(built)
-    else:
-        assert built is not None  # noqa: S101 - not from the cache, so it was built above
-        main, prepared, facts = built.engine, built.prepared, built.facts
-    records = entry.files if entry is not None else _records(main.parent, facts.engine)
+        if claim.entry is not None:
+            here = _in_cache(claim.entry)
+        else:
+            here = _build(model, recipe, calibration, backend, options, work_dir, timeout, progress)
+            if (entry := cache.put(claim, _files(here), material, here.facts)) is not None:
+                _discard(here)
+                here = _in_cache(entry)
     record = Engine(
         backend=backend,
         backend_version=version,
         precision=recipe.precision,
-        achieved_precision=facts.achieved_precision,
+        achieved_precision=here.facts.achieved_precision,
         recipe=recipe.as_json(),
         calibration_sha256=calibration.sha256 if calibration is not None else None,
-        sha256=digest(records, facts.engine),
-        bytes=sum(records[name].bytes for name in facts.engine),
-        build_seconds=facts.build_seconds,
-        from_cache=built is None,
+        sha256=digest(here.records, here.facts.engine),
+        bytes=sum(here.records[name].bytes for name in here.facts.engine),
+        build_seconds=here.facts.build_seconds,
+        from_cache=claim.entry is not None,
         cache_key=key,
     )
-    return BuiltEngine(Loadable(backend, main, options, prepared=True), record, prepared)
+    return BuiltEngine(Loadable(backend, here.engine, options, prepared=True), record, here.prepared)
 
 
 def reference(model: Model) -> Loadable:
@@ -167,7 +162,7 @@ def _build(
     work_dir: Path,
     timeout: float,
     progress: Progress | None,
-) -> _Built:
+) -> _Place:
     from trt_action import precision
 
     start = time.monotonic()
@@ -183,7 +178,7 @@ def _build(
         achieved_precision=prepared.proof,
         build_seconds=round(time.monotonic() - start, 3),
     )
-    return _Built(main, prepared.path, facts)
+    return _Place(main, prepared.path, facts, _records(engine_dir, facts.engine))
 
 
 def compile_in_child(
@@ -221,7 +216,7 @@ def compile_in_child(
     return Path(answer["engine"])
 
 
-def _files(built: _Built) -> dict[str, Path]:
+def _files(built: _Place) -> dict[str, Path]:
     """Every file of a build, by its name in the cache. External data keep theirs: the graph refers to them."""
     _, *external = onnx_files.names(built.prepared)
     return (
@@ -231,7 +226,12 @@ def _files(built: _Built) -> dict[str, Path]:
     )
 
 
-def _discard(built: _Built) -> None:
+def _in_cache(entry: Entry) -> _Place:
+    facts = entry.facts
+    return _Place(entry.folder / facts.engine[0], entry.folder / facts.prepared, facts, entry.files)
+
+
+def _discard(built: _Place) -> None:
     """The cache has it: the copy in the work folder would only take space."""
     shutil.rmtree(built.engine.parent, ignore_errors=True)
     shutil.rmtree(built.prepared.parent, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from trt_action import __version__, engine
 from trt_action.engine import hygiene
 from trt_action.engine.backend import RuntimeOptions
 from trt_action.evidence import Fingerprint
@@ -51,8 +52,6 @@ def fingerprint(backend: str, options: RuntimeOptions) -> Fingerprint:
     Raises:
         BackendUnavailableError: the backend's library is not installed.
     """
-    from trt_action import engine
-
     runtime = engine.backend(backend).describe(options)
     stable = {"hardware": hardware(), "software": software(), "runtime": runtime}
     canonical = json.dumps(stable, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -103,8 +102,6 @@ def hardware() -> dict[str, Any]:
 
 
 def software() -> dict[str, Any]:
-    from trt_action import __version__
-
     return {
         "os": _os_name(),
         "kernel": platform.release(),
