@@ -1,4 +1,4 @@
-"""The warm-up rule and the timed loop, with a clock that a test can foresee: the callable itself burns the time."""
+"""The warm-up rule and the timed loops, on a clock that moves only while the callable runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -16,15 +16,25 @@ from trt_action.measure import worker
 MS = 1_000_000
 
 
-def burner(durations_ms: itertools.chain[float] | itertools.cycle[float]) -> Callable[[], None]:
-    """A call that keeps the CPU for the next duration. No sleep: a sleep wakes up late by as much as it likes."""
+Run = Callable[[Iterable[float]], Callable[[], None]]
 
-    def burn() -> None:
-        end = time.perf_counter_ns() + int(next(durations_ms) * MS)
-        while time.perf_counter_ns() < end:
-            pass
 
-    return burn
+@pytest.fixture
+def run_of(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Durations in ms -> a callable whose calls take that long."""
+    now = 0
+
+    def make(durations_ms: Iterable[float]) -> Callable[[], None]:
+        durations = iter(durations_ms)
+
+        def run() -> None:
+            nonlocal now
+            now += int(next(durations) * MS)
+
+        return run
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now)
+    return make
 
 
 def test_a_worker_imports_nothing_heavy() -> None:
@@ -35,37 +45,42 @@ def test_a_worker_imports_nothing_heavy() -> None:
     assert not heavy & set(loaded.stdout.split())
 
 
-def test_warm_up_ends_when_windows_agree() -> None:
-    iterations, stable = worker.warm_up(burner(itertools.cycle([1.0])), 50 * MS, 3_000 * MS)
-    assert stable
-    assert iterations >= 20  # 50 ms at 1 ms each, in whole windows of 10 ms
+def test_warm_up_ends_when_windows_agree(run_of: Run) -> None:
+    assert worker.warm_up(run_of(itertools.repeat(1.0)), 50 * MS, 3_000 * MS) == (50, True)
 
 
-def test_warm_up_sees_a_run_that_is_still_getting_faster() -> None:
+def test_warm_up_takes_ten_iterations_of_a_slow_model(run_of: Run) -> None:
+    assert worker.warm_up(run_of(itertools.repeat(30.0)), 50 * MS, 3_000 * MS) == (10, True)
+
+
+def test_warm_up_goes_on_while_it_is_getting_faster(run_of: Run) -> None:
     falling = [3.0 * 0.97**i for i in range(60)]
-    iterations, stable = worker.warm_up(burner(itertools.chain(falling, itertools.repeat(1.0))), 0, 3_000 * MS)
+    iterations, stable = worker.warm_up(run_of([*falling, *[0.5] * 100]), 0, 3_000 * MS)
     assert stable
     assert iterations > 60
 
 
-def test_warm_up_gives_up_at_its_limit_and_says_so() -> None:
-    growing = itertools.chain(2.0 * 1.1**i for i in itertools.count())
-    begin = time.perf_counter()
-    iterations, stable = worker.warm_up(burner(growing), 50 * MS, 150 * MS)
+def test_warm_up_gives_up_at_its_limit_and_says_so(run_of: Run) -> None:
+    growing = (2.0 * 1.1**i for i in itertools.count())
+    iterations, stable = worker.warm_up(run_of(growing), 50 * MS, 150 * MS)
     assert not stable
-    assert iterations >= 3
-    assert time.perf_counter() - begin < 2
+    assert sum(2.0 * 1.1**i for i in range(iterations - 1)) < 150 <= sum(2.0 * 1.1**i for i in range(iterations))
 
 
-def test_a_slow_model_warms_up_three_times_at_least() -> None:
-    assert worker.warm_up(burner(itertools.cycle([30.0])), 50 * MS, 40 * MS) == (3, False)
+def test_a_slow_model_warms_up_three_times_at_least(run_of: Run) -> None:
+    assert worker.warm_up(run_of(itertools.repeat(30.0)), 50 * MS, 40 * MS) == (3, False)
 
 
-def test_timed_loop_fills_its_part_of_the_buffer_with_durations() -> None:
+def test_timed_loop_fills_its_part_of_the_buffer_with_durations(run_of: Run) -> None:
     wall = [-1] * 6
-    worker.timed_loop(burner(itertools.cycle([0.5])), wall, 1, 5)
-    assert wall[0] == wall[5] == -1
-    assert all(duration >= MS // 2 for duration in wall[1:5])
+    worker.timed_loop(run_of([1, 2, 3, 4]), wall, 1, 5)
+    assert wall == [-1, 1 * MS, 2 * MS, 3 * MS, 4 * MS, -1]
+
+
+@pytest.mark.parametrize(("milliseconds", "at_least", "expected"), [(10, 1, 4), (0, 1, 1), (0, 7, 7)])
+def test_timed_for_ends_with_time_and_iterations(run_of: Run, milliseconds: int, at_least: int, expected: int) -> None:
+    wall = worker.timed_for(run_of(itertools.repeat(3.0)), milliseconds * MS, at_least)
+    assert wall == [3 * MS] * expected
 
 
 def test_a_clock_that_goes_backwards_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
