@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,14 @@ node = helper.make_node
 
 
 def weight(*shape: int) -> Array:
-    return (RNG.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+    return np.asarray(RNG.standard_normal(shape) / np.sqrt(shape[0]), np.float32)
 
 
 def model(
     nodes: Sequence[NodeProto],
     inputs: dict[str, Sequence[int | str]],
     outputs: Sequence[str],
-    weights: dict[str, Array] | None = None,
+    weights: Mapping[str, npt.ArrayLike] | None = None,
     *,
     types: dict[str, int] | None = None,
     opset: int = 21,
@@ -88,7 +88,7 @@ def input_kinds(proto: ModelProto, op: str) -> list[int]:
 
 def transformer(mask_value: float = -1e9) -> ModelProto:
     """Token ids → embedding, one attention head with an additive mask, LayerNormalization, GELU, logits."""
-    weights: dict[str, Array] = {"table": RNG.standard_normal((50, 16)).astype(np.float32)}
+    weights: dict[str, npt.ArrayLike] = {"table": RNG.standard_normal((50, 16)).astype(np.float32)}
     weights |= {f"w{k}": weight(16, 16) for k in "qkvo"} | {"up": weight(16, 64), "down": weight(64, 16)}
     weights |= {"gain": np.ones(16, np.float32), "shift": np.zeros(16, np.float32), "bias": weight(64)}
     weights |= {"one": np.float32(1), "low": np.float32(mask_value), "root": np.float32(4), "sqrt2": np.float32(1.4142)}

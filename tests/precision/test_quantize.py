@@ -24,7 +24,7 @@ X = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
 
 
 def weight(*shape: int) -> Array:
-    return (np.random.default_rng(shape[0]).standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+    return np.asarray(np.random.default_rng(shape[0]).standard_normal(shape) / np.sqrt(shape[0]), np.float32)
 
 
 def model(nodes: Sequence[onnx.NodeProto], weights: dict[str, Array], opset: int = 17) -> ModelProto:

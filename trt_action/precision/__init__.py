@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ def prepare(
     Raises:
         PrecisionError: the precision cannot be made, or nothing in the graph got it; also when the child dies.
         SettingsError: an excluded node or an operator type that does not exist.
+        StorageError: `out_dir` cannot be written, or the disk is full.
         OutOfMemoryError: the child ran out of memory.
         BackendUnavailableError: int8 without onnxruntime installed.
     """
@@ -66,8 +66,8 @@ def prepare(
             fix="Run `pip install 'trt-action[onnxruntime]'`.",
         )
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="calibration-", dir=out_dir) as folder:
-        saved = Path(folder) / "calibration.npz"
+    saved = out_dir / "calibration.npz"
+    try:
         if calibration is not None and recipe.precision == "int8":
             calibration.save(saved)
         answer = process.call(
@@ -76,7 +76,7 @@ def prepare(
                 "model": str(model.path.absolute()),
                 "info": model.info.model_dump(),
                 "recipe": asdict(recipe),
-                "calibration": str(saved) if saved.exists() else None,
+                "calibration": str(saved.absolute()) if saved.exists() else None,
                 "out_dir": str(out_dir.absolute()),
             },
             timeout=timeout,
@@ -84,5 +84,7 @@ def prepare(
             died=PrecisionError,
             env={"PYTHONHASHSEED": "0"},  # the quantiser iterates over sets of names
         )
+    finally:
+        saved.unlink(missing_ok=True)
     proof = AchievedPrecision.model_validate(answer["proof"])
     return Prepared(Path(answer["path"]), proof, time.monotonic() - start)

@@ -9,7 +9,6 @@ ResNet-50. The sum is there for NaN: ONNX Runtime's ReduceMax passes over it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from onnx import ModelProto, TensorProto, helper
 from trt_action.errors import PrecisionError
 from trt_action.inputs import quote
 from trt_action.precision import graph as graphs
+from trt_action.precision import runtime
 
 Feeds = dict[str, npt.NDArray[Any]]
 Batches = Callable[[], Iterable[Feeds]]
@@ -40,7 +40,9 @@ def magnitudes(
     Raises:
         PrecisionError: a NaN or an infinity in an activation; names the tensor and the node that made it.
     """
-    session = _session(_observed(model, names), folder)
+    path = folder / "observed.onnx"
+    graphs.save(_observed(model, names), path)
+    session = runtime.session(path)
     producers = {output: node.name for node in model.graph.node for output in node.output}
     maxima, sizes = np.zeros(len(names), np.float32), np.zeros(len(names), np.int64)
     kinds = [_output(kind, index) for kind in ("max", "sum", "size") for index in range(len(names))]
@@ -106,17 +108,6 @@ def _observed(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
 def _output(kind: str, index: int) -> str:
     return f"trt_action.{kind}.{index}"
-
-
-def _session(model: ModelProto, folder: Path) -> Any:
-    import onnxruntime
-
-    path = folder / "observed.onnx"
-    graphs.save(model, path)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _not_finite(name: str, producers: dict[str, str]) -> PrecisionError:

@@ -4,7 +4,6 @@ symmetric int8 for activations and weights, a scale per output channel of weight
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from onnx import ModelProto, TensorProto
 
 from trt_action.errors import SettingsError
 from trt_action.inputs import nearest, quote
-from trt_action.precision import calibrate
+from trt_action.precision import calibrate, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.recipe import Recipe
 
@@ -71,19 +70,11 @@ def optimize(model: ModelProto, folder: Path) -> ModelProto:
     result would hold operators of ONNX Runtime's own, which no other backend reads, and when parts of it are in half
     already: ONNX Runtime's CPU would bring those back to float32.
     """
-    import onnxruntime
-
     if {TensorProto.FLOAT16, TensorProto.BFLOAT16} & {kind for kind, _ in graphs.types_and_shapes(model).values()}:
         return model
     source, target = folder / "source.onnx", folder / "folded.onnx"
     graphs.save(model, source)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(target)
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    if model.ByteSize() > graphs.SELF_CONTAINED_LIMIT:
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.onnx.data")
-    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    runtime.session(source, fold_into=target, external=model.ByteSize() > graphs.SELF_CONTAINED_LIMIT)
     folded = graphs.read(target)
     had = {node.domain for node in graphs.walk(model.graph)}
     return folded if {node.domain for node in graphs.walk(folded.graph)} <= had else model
@@ -95,11 +86,13 @@ def _insert(
     import numpy as np
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     ranges = {
         name: TensorData(lowest=np.float32(-value), highest=np.float32(value)) for name, value in magnitudes.items()
     }
     source, table, target = folder / "folded.onnx", folder / "ranges.json", folder / "quantized.onnx"
+    add_pre_process_metadata(model)  # it is folded: no advice to do so
     graphs.save(model, source)
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, ranges), table)
     quantize_static(

@@ -12,9 +12,9 @@ import onnx
 from onnx import ModelProto
 
 from trt_action import data
-from trt_action.errors import OutOfMemoryError, PrecisionError, TrtActionError
+from trt_action.errors import OutOfMemoryError, PrecisionError, StorageError, TrtActionError
 from trt_action.evidence import AchievedPrecision, ModelInfo
-from trt_action.precision import cast, proof, quantize
+from trt_action.precision import cast, proof, quantize, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.calibrate import Feeds
 from trt_action.precision.recipe import Recipe
@@ -133,15 +133,17 @@ def _check(path: Path, model: ModelProto, precision: str) -> None:
     foreign = {node.domain for node in graphs.walk(model.graph)} - set(graphs.STANDARD_DOMAINS)
     if precision == "bf16" or foreign or importlib.util.find_spec("onnxruntime") is None:
         return
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    runtime.session(path)
 
 
 def _foreign(error: Exception, step: str, precision: str) -> TrtActionError:
     text = " ".join(str(error).split())[:800]
+    if isinstance(error, OSError):
+        return StorageError(
+            f"Files of the model prepared as {precision} cannot be read or written: {text}.",
+            why=f"It happened while {step}.",
+            fix="Check permissions and free space (`df -h`) of the work folder; `TMPDIR` chooses another one.",
+        )
     if any(word in text for word in _MEMORY_WORDS):
         return OutOfMemoryError(f"Preparing the model as {precision} ran out of memory while {step}.", why=text)
     return PrecisionError(
