@@ -228,6 +228,17 @@ def test_functions(build: Build, save: Save) -> None:
     assert "calls itself" in refusal(save(with_function("Mine")))
 
 
+def test_functions_that_multiply(build: Build, save: Save) -> None:
+    model = build(nodes=[helper.make_node("F39", ["x"], ["y"], domain="own")])
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    model.opset_import.append(imports[1])
+    for depth in range(40):
+        op, domain = (f"F{depth - 1}", "own") if depth else ("Neg", "")
+        body = [helper.make_node(op, ["a"], ["b"], domain=domain), helper.make_node(op, ["b"], ["c"], domain=domain)]
+        model.functions.append(helper.make_function("own", f"F{depth}", ["a"], ["c"], body, imports))
+    assert "expand to 2.2e+12 nodes" in refusal(save(model))
+
+
 def test_a_crash_of_the_child_is_a_model_error(build: Build, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(build())
     folder = path.parent / "broken"

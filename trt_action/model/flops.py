@@ -40,8 +40,8 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> int | 
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return None
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, MemoryError):
+        return None  # it also computes values of small tensors, and a graph may declare them large
     return _total(graph)
 
 
@@ -72,7 +72,8 @@ def _shape(value: onnx.ValueInfoProto) -> Shape | None:
     if not value.type.tensor_type.HasField("shape"):
         return None
     dims = value.type.tensor_type.shape.dim
-    return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+    known = all(d.HasField("dim_value") and d.dim_value >= 0 for d in dims)
+    return tuple(d.dim_value for d in dims) if known else None
 
 
 def of_node(node: onnx.NodeProto, known: Mapping[str, Shape | None]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
@@ -13,6 +14,12 @@ from trt_action.inputs import nearest, quote
 RUNTIME_DOMAINS = ("com.microsoft", "com.ms")
 """ONNX Runtime's own operators: onnx has no description of them; the backend accepts or refuses them at the build."""
 
+MAX_NODES = 1_000_000
+"""Nodes after the functions of a model are written out. A choice: a hundred times a large language model's."""
+
+Functions = dict[tuple[str, str], onnx.FunctionProto]
+"""The functions of a model by domain and name."""
+
 
 def check(model: onnx.ModelProto) -> list[str]:
     """Every node is an operator of its opset, of ONNX Runtime, or a function of the model. Returns notes.
@@ -21,7 +28,7 @@ def check(model: onnx.ModelProto) -> list[str]:
         ModelError: unknown operator, domain or opset; functions that call themselves.
     """
     functions = {(function.domain, function.name): function for function in model.functions}
-    _refuse_recursion(functions)
+    _refuse_endless(model, functions)
     opsets = versions(model.opset_import)
     _refuse_future(opsets)
     runtime = set()
@@ -109,18 +116,29 @@ def _output(node: onnx.NodeProto) -> str:
     return node.output[0] if node.output else "none"
 
 
-def _refuse_recursion(functions: dict[tuple[str, str], onnx.FunctionProto]) -> None:
-    """The checker and shape inference would follow functions that call each other in a circle until they crash."""
-    calls = {
-        key: {(n.domain, n.op_type) for n in every_node(function.node)} & functions.keys()
-        for key, function in functions.items()
-    }
-    while leaves := [key for key, called in calls.items() if not called & calls.keys()]:
-        for key in leaves:
-            del calls[key]
-    if calls:
-        domain, name = next(iter(calls))
+def _refuse_endless(model: onnx.ModelProto, functions: Functions) -> None:
+    """Functions that call each other in a circle, or multiply to millions of nodes, would hang every later step."""
+    calls = {key: _calls(function.node, functions) for key, function in functions.items()}
+    sizes: dict[tuple[str, str], int] = {}
+    while len(sizes) < len(calls):
+        ready = [key for key, called in calls.items() if key not in sizes and called.keys() <= sizes.keys()]
+        if not ready:
+            domain, name = next(key for key in calls if key not in sizes)
+            raise ModelError(
+                f"The function {quote(name)} of the domain {quote(domain)} calls itself, directly or through others.",
+                why="ONNX functions must not be recursive.",
+                fix="Export the model again.",
+            )
+        for key in ready:
+            sizes[key] = len(functions[key].node) + sum(sizes[name] * times for name, times in calls[key].items())
+    total = sum(sizes[name] * times for name, times in _calls(model.graph.node, functions).items())
+    if total > MAX_NODES:
         raise ModelError(
-            f"The function {quote(name)} of the domain {quote(domain)} calls itself, directly or through others.",
-            fix="ONNX functions must not be recursive: export the model again.",
+            f"The functions of the model expand to {min(total, 10**18):.2g} nodes; at most {MAX_NODES:,} are accepted.",
+            why="Functions that call others many times over multiply.",
+            fix="Export the model again without so many functions.",
         )
+
+
+def _calls(nodes: Sequence[onnx.NodeProto], functions: Functions) -> Counter[tuple[str, str]]:
+    return Counter(key for node in every_node(nodes) if (key := (node.domain, node.op_type)) in functions)
