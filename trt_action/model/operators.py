@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import onnx
 import onnx.defs
@@ -77,7 +78,7 @@ def _refuse_future(opsets: dict[str, int]) -> None:
 def _check_node(node: onnx.NodeProto, domain: str, opsets: dict[str, int]) -> None:
     where = f"(node {quote(node.name)})" if node.name else f"(a node without a name, output {quote(_output(node))})"
     shown = quote(node.op_type)
-    if not any(schema_domain == domain for schema_domain in _known_domains()):
+    if domain not in _known_domains():
         raise ModelError(
             f"The operator {shown} {where} is of the domain {quote(domain)}, which nobody here knows.",
             why="It is a custom operator: its code is in a library or plugin that is not part of the model.",
@@ -108,8 +109,9 @@ def _unsupported(node: onnx.NodeProto, shown: str, where: str, domain: str, vers
     )
 
 
-def _known_domains() -> set[str]:
-    return {schema.domain for schema in onnx.defs.get_all_schemas()}
+@cache
+def _known_domains() -> frozenset[str]:
+    return frozenset(schema.domain for schema in onnx.defs.get_all_schemas())
 
 
 def _output(node: onnx.NodeProto) -> str:
