@@ -131,6 +131,22 @@ class GitError(TrtActionError):
     title = "Base not readable from Git"
 
 
+class GitHubError(TrtActionError):
+    """GitHub's API refused a request, or could not be reached within the time limit.
+
+    Args:
+        status: the HTTP status; 0 if there was no answer.
+    """
+
+    exit_code = 12
+    title = "GitHub API"
+    default_fix = "See https://www.githubstatus.com and the `permissions:` of the workflow, then run the job again."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int = 0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 

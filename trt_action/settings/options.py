@@ -169,3 +169,111 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
+
+ACTION_GROUP = "GitHub"
+
+ACTION_OPTIONS: tuple[Option, ...] = (
+    Option(
+        "config",
+        ACTION_GROUP,
+        None,
+        "FILE",
+        "Config file; default: `.trt-action.yml`, `.yaml` or `.toml` in the workspace.",
+    ),
+    Option(
+        "activity",
+        ACTION_GROUP,
+        "auto",
+        "ACTIVITY",
+        "What this run does; `auto` decides from the event.",
+        ("auto", "measure", "publish", "promote", "report", "nothing"),
+    ),
+    Option(
+        "github-token",
+        ACTION_GROUP,
+        None,
+        "TOKEN",
+        "Token for comment, check and pull request; `action.yml` passes the job's own.",
+    ),
+    Option(
+        "comment",
+        ACTION_GROUP,
+        "auto",
+        "WHEN",
+        "Comment on the pull request: `auto` = where the token may, `true` = and warn where it may not, "
+        "`changes-only` = start one only when there is something to act on.",
+        ("auto", "true", "false", "changes-only"),
+    ),
+    Option(
+        "comment-id",
+        ACTION_GROUP,
+        "default",
+        "ID",
+        "One comment per pull request and id; give each job its own if several comment.",
+    ),
+    Option(
+        "report-only",
+        ACTION_GROUP,
+        False,
+        "true|false",
+        "A failed gate is a warning and the job stays green; errors still fail.",
+    ),
+    Option(
+        "allow-untrusted-fork",
+        ACTION_GROUP,
+        False,
+        "true|false",
+        "Run a fork's code on `pull_request_target`, with this repository's token and secrets. "
+        "Only on a disposable runner that holds no secret.",
+    ),
+    Option(
+        "check-run",
+        ACTION_GROUP,
+        "false",
+        "KIND",
+        "Also set a check run or a commit status on the head commit.",
+        ("false", "check", "status"),
+    ),
+    Option("summary", ACTION_GROUP, True, "true|false", "Write the job summary."),
+    Option(
+        "evidence",
+        ACTION_GROUP,
+        [],
+        "LIST",
+        "Evidence files of other jobs for `activity: report`: paths or globs in the workspace, one per line.",
+    ),
+    Option(
+        "gpu",
+        ACTION_GROUP,
+        None,
+        "NAME",
+        "GPU that must be there: part of its name (`A100`) or its architecture (`sm_90`).",
+    ),
+    Option(
+        "gpus",
+        ACTION_GROUP,
+        "auto",
+        "auto|none|all|LIST",
+        "GPUs that the run may use: `auto` = one if the backend needs it, or indexes or UUIDs, comma-separated.",
+    ),
+    Option(
+        "gpu-lock-timeout",
+        ACTION_GROUP,
+        "30m",
+        "DURATION",
+        "How long to wait for another run that measures on the same GPU.",
+    ),
+    Option("registry", ACTION_GROUP, None, "HOST", "Registry to publish to, e.g. `ghcr.io`."),
+    Option("image", ACTION_GROUP, None, "NAME", "Name of the published image, without registry and tag."),
+    Option(
+        "push",
+        ACTION_GROUP,
+        "auto",
+        "WHEN",
+        "Push the image: `auto` = on the default branch and on releases, when every gate holds.",
+        ("auto", "true", "false"),
+    ),
+)
+"""Inputs that only the action has: no options of the command line, no keys of a config file."""
+
+ACTION_BY_NAME: dict[str, Option] = {option.name: option for option in ACTION_OPTIONS}
