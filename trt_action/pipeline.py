@@ -36,8 +36,7 @@ def run(
     draft = Draft(chosen, source or Source(), warnings=list(chosen.notes))
     try:
         draft.source = source or bases.source(cwd)
-        with files.work_folder() as folder:
-            cache = engine.Cache(chosen.cache_folder(), chosen.cache_size)
+        with files.work_folder() as folder, engine.Cache(chosen.cache_folder(), chosen.cache_size) as cache:
             _story(draft, Work(chosen, folder, cache, console, cwd), parts)
             if keep:
                 keep(draft)

@@ -21,7 +21,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -201,6 +201,12 @@ class Cache:
         for lock in self._in_use.values():
             lock.release()
         self._in_use.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _home(self, key: str) -> Path:
         if self.folder is None or not _KEY.fullmatch(key):
