@@ -57,12 +57,12 @@ class Repo:
         self.git("commit", "--quiet", "--allow-empty", "-m", "c")
         return self.git("rev-parse", "HEAD")
 
-    def resolve(self, base: str = "auto") -> tuple[bases.Base | None, str]:
+    def resolve(self, base: str = "auto", auto: str | None = None) -> tuple[bases.Base | None, str]:
         """`resolve`, which must not change anything in the work tree or the index."""
         before = self._state()
         try:
             return bases.resolve(
-                base, model=self.model, config=self.config, work_dir=self.top.parent / "work", cwd=self.top
+                base, model=self.model, config=self.config, work_dir=self.top.parent / "work", cwd=self.top, auto=auto
             )
         finally:
             assert self._state() == before
@@ -113,6 +113,22 @@ def test_merge_base(repo: Repo) -> None:
     assert found.label == f"{fork[:12]}:models/net.onnx"
     assert found.note == note == f"Base is {fork[:12]}, where HEAD left `main`."
     assert found.config is None
+
+
+def test_auto_as_an_event_names_it(repo: Repo) -> None:
+    before = repo.commit(b"zero", "other.txt")
+    one = repo.commit(b"one")
+    repo.commit(b"two")
+    found, note = repo.resolve(auto=one)
+    assert found
+    assert (found.path.read_bytes(), found.label) == (b"one", f"{one[:12]}:models/net.onnx")
+    assert note == f"Base is {one[:12]}."
+    found, note = repo.resolve(auto=before)
+    assert found is None, "a model that is new in a pull request is no error"
+    assert "first version" in note
+    found, _ = repo.resolve("HEAD", auto=one)
+    assert found
+    assert found.label.startswith("HEAD:"), "what the user names comes first"
 
 
 def test_a_dirty_work_tree_stays_dirty(repo: Repo) -> None:

@@ -35,7 +35,9 @@ class _Entry:
     sha: str
 
 
-def resolve(base: str, *, model: Path, config: Path | None, work_dir: Path, cwd: Path) -> tuple[Base | None, str]:
+def resolve(
+    base: str, *, model: Path, config: Path | None, work_dir: Path, cwd: Path, auto: str | None = None
+) -> tuple[Base | None, str]:
     """Find the base that the setting `base` means and put it on disk.
 
     Args:
@@ -45,6 +47,7 @@ def resolve(base: str, *, model: Path, config: Path | None, work_dir: Path, cwd:
         config: head's config file, to find the base's.
         work_dir: gets what is read from Git, under the paths of the repository.
         cwd: where a relative `base` starts.
+        auto: the revision that `auto` means here (a CI event names it); None: history decides.
 
     Returns:
         (the base, a note about it) or (None, why there is none).
@@ -62,14 +65,18 @@ def resolve(base: str, *, model: Path, config: Path | None, work_dir: Path, cwd:
     if repository is None:
         return _outside(base)
     path = (folder.resolve() / model.name).relative_to(repository.top).as_posix()
-    if base == "auto":
+    wanted = auto if base == "auto" and auto else base
+    if wanted == "auto":
         chosen = history.automatic(repository, changed=_differs(repository, "HEAD", path))
         if chosen.commit is None:
             return None, chosen.note
         commit, note, prefix = chosen.commit, chosen.note, chosen.commit[:12]
     else:
-        commit = history.named(repository, base)
-        note, prefix = f"Base is {quote(base)} ({commit[:12]}).", base
+        commit = history.named(repository, wanted)
+        if base == "auto":
+            note, prefix = f"Base is {commit[:12]}.", commit[:12]
+        else:
+            note, prefix = f"Base is {quote(base)} ({commit[:12]}).", base
     found, renamed = _find_model(repository, commit, path)
     if found is None:
         return _not_there(base, commit, path)

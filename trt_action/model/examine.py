@@ -51,7 +51,7 @@ def serve(channel: Channel) -> None:
     except Exception as error:  # noqa: BLE001 - whatever hostile bytes provoke in native libraries is a bad model
         raise ModelError(
             f"{quote(label)} cannot be examined: {type(error).__name__}: {_short(error)}.",
-            why="The file parses, but its content is not what ONNX allows.",
+            why="The file parses, but its content is not what ONNX allows (text that is not UTF-8, for example).",
         ) from None
 
 
