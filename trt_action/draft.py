@@ -77,6 +77,7 @@ class Work:
     cache: engine.Cache
     console: Console
     cwd: Path
+    auto_base: str | None = None
 
     @contextmanager
     def stage(self, draft: Draft, name: str, title: str) -> Iterator[Progress]:

@@ -26,18 +26,20 @@ def run(
     console: Console,
     cwd: Path,
     source: Source | None = None,
+    auto_base: str | None = None,
     parts: frozenset[Part] = EVERYTHING,
     keep: Callable[[Draft], None] | None = None,
 ) -> Evidence:
     """One model, from settings to evidence. Never raises a `TrtActionError`: it becomes `evidence.error`.
 
+    `auto_base` is the revision that `base: auto` means here, where a CI event names one; None: Git's history says.
     `keep` is called before the work folder goes, for commands that keep an engine.
     """
     draft = Draft(chosen, source or Source(), warnings=list(chosen.notes))
     try:
         draft.source = source or bases.source(cwd)
         with files.work_folder() as folder, engine.Cache(chosen.cache_folder(), chosen.cache_size) as cache:
-            _story(draft, Work(chosen, folder, cache, console, cwd), parts)
+            _story(draft, Work(chosen, folder, cache, console, cwd, auto_base), parts)
             if keep:
                 keep(draft)
             draft.warnings += cache.warnings

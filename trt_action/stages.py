@@ -53,7 +53,7 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
     that may be its repair, unless the user named it."""
     s = work.settings
     found, draft.base_note = bases.resolve(
-        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd
+        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
     )
     if found is None:
         return None

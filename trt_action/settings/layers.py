@@ -22,8 +22,8 @@ from trt_action.settings.schema import MAX_MODELS, Settings, Source
 PATHS = frozenset({"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template"})
 """Settings whose text may be a path. `base`, `metric` and `cache` also have words that are not."""
 
-NOT_SETTINGS = frozenset({"config", "parent", "cpus"})
-"""`TRT_ACTION_…` variables that are no settings: the config file, and two that the program sets for its children."""
+NOT_SETTINGS = frozenset({"config", "parent", "cpus", "sibling"})
+"""`TRT_ACTION_…` variables that are no settings: the config file, and those that the program sets for its children."""
 
 
 @dataclass(frozen=True)
