@@ -13,6 +13,7 @@ PACKAGE = Path(trt_action.__file__).parent
 STORY = [
     "settings",
     "user_code",
+    "user_function",
     "data",
     "model",
     "precision",
