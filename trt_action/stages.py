@@ -52,9 +52,7 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
     """The base, or None with the reason in `draft.base_note`. A base that is broken never stops a pull request
     that may be its repair, unless the user named it."""
     s = work.settings
-    found, draft.base_note = bases.resolve(
-        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
-    )
+    found, draft.base_note = _find_base(work)
     if found is None:
         return None
     try:
@@ -64,6 +62,15 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
         _go_on_without_base(draft, s, error)
         return None
     return BaseModel(model, found, own)
+
+
+def _find_base(work: Work) -> tuple[bases.Base | None, str]:
+    s = work.settings
+    if kept.is_kept(work.cwd / s.base):
+        return bases.Base(work.cwd / s.base, s.base, None, None, ""), ""
+    return bases.resolve(
+        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
+    )
 
 
 def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
