@@ -223,7 +223,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
             "cold_start": measure.cold_start(loadable, feeds[role]),
         }
         setattr(draft, role, side.model_copy(update=update))
-    if s.precision != "fp32":
+    if s.precision != "fp32" and not kept.is_kept(head.path):
         progress("speed-up over the framework", None)
         baseline: Loadable = engine.baseline(head, _options(s))
         draft.speedup = measure.speedup(
@@ -240,6 +240,8 @@ def check_accuracy(
     progress: Progress,
 ) -> Accuracy:
     s = work.settings
+    if kept.is_kept(head.path):
+        return Accuracy(not_checked="The folder holds an engine without its ONNX model: there is no FP32 reference.")
     quantized = draft.head is not None and draft.head.engine.achieved_precision.quantize_nodes > 0
     return accuracy.check(
         info=head.info,
