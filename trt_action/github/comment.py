@@ -134,15 +134,17 @@ class _Thread:
         self.login = str((made.get("user") or {}).get("login") or self.login)  # an App's token: its name is known now
         return made
 
-    def update(self, comment: Mapping[str, Any], body: str) -> dict[str, Any] | None:
-        """None if the comment is gone."""
+    def update(self, comment: Mapping[str, Any], body: str) -> bool:
+        """False if the comment is gone."""
+        if comment["body"] == body:
+            return True
         try:
-            changed: dict[str, Any] = self.client.patch(self._path(comment), {"body": body})
+            self.client.patch(self._path(comment), {"body": body})
         except GitHubError as error:
             if error.status == 404:
-                return None
+                return False
             raise
-        return changed
+        return True
 
     def delete(self, comment: Mapping[str, Any]) -> None:
         try:
@@ -163,7 +165,7 @@ def _write(thread: _Thread, body: str, head_sha: str, run: Run, *, create: bool)
     """
     written: int | None = None
     alone: int | None = None
-    done, url = "updated", None
+    done = "updated"
     for _ in range(ROUNDS):
         own = thread.own()
         head = thread.head()
@@ -181,16 +183,14 @@ def _write(thread: _Thread, body: str, head_sha: str, run: Run, *, create: bool)
         if (newer := _newer(first, head_sha, run)) is not None:
             return CommentResult(url, False, newer)
         if written != identifier:
-            if first["body"] != body and thread.update(first, body) is None:
+            if not thread.update(first, body):
                 continue  # deleted between our look and our update
             written = identifier
         if not rest and (done == "updated" or alone == identifier):
             return CommentResult(url, True, f"Comment {done}.")
         alone = None if rest else identifier
-    if written is not None:
-        return CommentResult(url, True, f"Comment {done}; other jobs were writing at the same time.")
     raise GitHubError(
-        f"The comment on pull request #{thread.number} could not be settled: other jobs keep deleting it.",
+        f"The comment on pull request #{thread.number} could not be settled: other jobs keep changing it.",
         fix="Let one job write the comment (`activity: report`), or give each job its own `comment-id`.",
     )
 
@@ -200,10 +200,8 @@ def _newer(comment: Mapping[str, Any], head_sha: str, run: Run) -> str | None:
     found = _STAMP.search(str(comment["body"])[:1_000])
     if found is None or found["head"] != head_sha:
         return None
-    if int(found["id"]) == run.id:
-        late = int(found["attempt"]) > run.attempt
-    else:
-        late = int(found["started"]) > run.started
+    again = int(found["id"]) == run.id
+    late = int(found["attempt"]) > run.attempt if again else int(found["started"]) > run.started
     return f"Stale: run {found['id']} (attempt {found['attempt']}), which started later, wrote it." if late else None
 
 
