@@ -28,7 +28,7 @@ _SNAKE = r"(?<=[^\W_])_(?=[^\W_])"
 _SPECIAL = re.compile(
     rf"(?P<keep>{_INTERVAL}|{_COMPARISON}|{_SNAKE})"
     r"|(?P<url>://)|(?P<www>\bwww\.)|(?P<ref>#(?=\w)|\bGH-(?=\d))|(?P<at>@)"
-    r"|(?P<mark>[&<>\\`*_\[\]|~#$])",
+    r"|(?P<mark>[&<>\\`*_\[\]|~$]+|#)",
     re.IGNORECASE,
 )
 _LINE_START = re.compile(r"^(\d{1,9})([.)])(?=\s|$)|^([-+](?=\s|$)|-(?=-)|=(?==|$)|:(?=-))")
@@ -112,7 +112,7 @@ def _neutral(match: re.Match[str]) -> str:
         return f"&#64;{_BREAK}"
     if match["ref"]:
         return (found if found != "#" else "&#35;") + _BREAK
-    return f"&#{ord(found)};"
+    return "".join(f"&#{ord(sign)};" for sign in found)
 
 
 def _neutral_start(match: re.Match[str]) -> str:

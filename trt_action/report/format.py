@@ -16,12 +16,16 @@ NONE = "–"
 
 _MICRO_BELOW_MS = 0.1
 _SECONDS_FROM_MS = 10_000.0
+_ABSURD = 1e15
+"""From here on (only in broken or forged evidence) digits would only fill the page."""
 
 
 def number(value: float, digits: int = 3) -> str:
     """`value` with at least `digits` significant digits and no exponent: 0.412, 41.2, 1,234."""
     if value == 0:
         return "0"
+    if not 1 / _ABSURD < abs(value) < _ABSURD:
+        return _absurd(value)
     magnitude = math.floor(math.log10(abs(value)))
     decimals = max(0, min(12, digits - 1 - magnitude))
     # Rounding may carry into the next magnitude: 9.996 is 10.0, not 10.00.
@@ -70,6 +74,8 @@ def ms_interval(value: float, interval: Interval | None, unit: str | None = None
 
 def seconds(value: float) -> str:
     """A duration of a stage: 850 ms, 3.2 s, 2 min 5 s."""
+    if not value < _ABSURD:
+        return f"{_absurd(value)} s"
     if value < 1:
         return f"{round(value * 1000)} ms"
     if value < 60:
@@ -98,6 +104,8 @@ def share(value: float | None) -> str:
     """A fraction in [0, 1] as percent. Never rounded up to 100 % or down to 0 %."""
     if value is None:
         return NONE
+    if not -10 < value < 10:
+        return f"{number(value * 100)} %"
     for decimals in (1, 2, 3):
         text = f"{value * 100:.{decimals}f}"
         if (float(text) not in (0.0, 100.0)) or value in (0.0, 1.0):
@@ -112,6 +120,8 @@ def percent(value: float) -> str:
 
 def signed(value: float, decimals: int) -> str:
     """`+2.1`, `−0.4`; what rounds to zero has no sign."""
+    if abs(value) >= _ABSURD:
+        return _absurd(value)
     text = f"{value:+,.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         return f"{0:.{decimals}f}"
@@ -159,6 +169,8 @@ def faster_or_slower(ratio: float) -> str:
         return f"takes {number(ratio)}× as long as base"
     if 0 < ratio <= 0.5:
         return f"{number(1 / ratio)}× as fast as base"
+    if ratio <= 0:
+        return f"{number(ratio)}× as long as base"
     percent = f"{abs(ratio - 1) * 100:.1f}"
     if float(percent) == 0:
         return "as fast as base"
@@ -170,10 +182,14 @@ def plural(n: int, one: str, many: str = "") -> str:
     return f"{count(n)} {one if n == 1 else many or one + 's'}"
 
 
+def _absurd(value: float) -> str:
+    return f"{value:.1e}".replace("-", MINUS)
+
+
 def _with_interval(values: list[float], unit: str) -> str:
     estimate, low, high = values
     width = abs(high - low)
-    decimals = 1 if width >= 0.2 or width == 0 else min(4, 1 - math.floor(math.log10(width * 5)))
+    decimals = 1 if not 1e-9 < width < 0.2 else min(4, 1 - math.floor(math.log10(width * 5)))
     gap = f" {unit}" if unit else ""
     ends = [signed(v, decimals).removeprefix("+") for v in (low, high)]
     return f"{signed(estimate, decimals)}{gap} [{ends[0]}, {ends[1]}]"

@@ -14,7 +14,7 @@ def percentile_chart(percentiles: Sequence[tuple[str, float | None, float]]) -> 
         bars += [(f"{name} base", base), (f"{name} head", head)] if base is not None else [(name, head)]
     unit = fmt.time_unit([value for _, value in bars])
     factor = {"µs": 1e3, "ms": 1.0, "s": 1e-3}[unit]
-    values = [value * factor for _, value in bars]
+    values = [min(value * factor, 1e9) for _, value in bars]
     labels = ", ".join(f'"{label}"' for label, _ in bars)
     return "\n".join(
         (

@@ -73,5 +73,5 @@ class Limits:
 
 
 COMMENT = Limits()
-SUMMARY = Limits(rows=500, problems=50, notes=50, models=500, text=4_000, error=20_000, name=300)
+SUMMARY = Limits(rows=200, problems=50, notes=50, models=100, text=2_000, error=20_000, name=300)
 PAGE = Limits(rows=5_000, problems=1_000, notes=500, models=1_000, text=20_000, error=20_000, name=1_000)

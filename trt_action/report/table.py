@@ -10,7 +10,7 @@ from trt_action.evidence import Evidence, Gate, GateStatus, Latency, OutputParit
 from trt_action.report import format as fmt
 from trt_action.report import sections as parts
 from trt_action.report.escape import clip
-from trt_action.report.headline import headline, model_name
+from trt_action.report.headline import headline, model_name, verdict
 from trt_action.report.parts import Cell, Limits, Mark, Table
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -65,7 +65,7 @@ def _overall_row(evidence: Evidence) -> tuple[Cell, ...]:
         model_name(evidence, 60),
         clip(f"{head.engine.precision}, {head.engine.backend}", 40) if head else fmt.NONE,
         host_name(evidence, 40),
-        f"{line.icon} {line.word}",
+        Mark(verdict(evidence), line.word),
         fmt.ms(head.latency.p50_ms) if head and head.latency else NOT_CHECKED,
         fmt.change_interval(ratio) if ratio else NOT_CHECKED,
         parts.metric_value(task, task.head.estimate) if task else NOT_CHECKED,

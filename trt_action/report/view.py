@@ -102,8 +102,8 @@ _ON_FAILURE = {
     "latency-threshold": "Make the model or its precision faster, or set the limit to what production needs.",
     "max-latency-regression": "See the paired differences in `report.html`; if the slowdown is worth it, allow it with "
     "`max-latency-regression`.",
-    "max-accuracy-drop": "Keep sensitive nodes in higher precision (`exclude-nodes`), or calibrate on more and more "
-    "typical samples.",
+    "max-accuracy-drop": "Keep sensitive nodes in higher precision (`exclude-nodes`), or calibrate on more samples "
+    "or more typical ones.",
     "min-accuracy": "Compare with the FP32 reference below: is it the model, or its precision?",
     "min-throughput": "Try more requests in flight (`concurrency`) or a larger batch, or lower the limit.",
     "max-engine-size": "Use a smaller precision or model, or raise the limit.",

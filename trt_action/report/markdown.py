@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,14 +116,21 @@ def _in_budget(
         "icons": STATUS_ICON,
     }
     order = [name for name in DROP_ORDER if several or name not in ("models", "overall")]
-    for dropped in range(len(order) + 1):
+
+    rendered: dict[int, str] = {}
+
+    def fits(dropped: int) -> bool:
         names = order[:dropped]
         text = _render(template, context | {"dropped": names, "left_out": [DROP_ORDER[n] for n in names]}, path)
         if mark:
             _check_marker(text, mark, path)
-        if len(text.encode()) <= budget:
-            return text
-    return _shortest(line, mark, budget)
+        rendered[dropped] = text
+        return len(text.encode()) <= budget
+
+    if fits(0):
+        return rendered[0]
+    fewest = bisect.bisect_left(range(len(order) + 1), True, lo=1, key=fits)
+    return rendered[fewest] if fewest <= len(order) else _shortest(line, mark, budget)
 
 
 def _render(template: jinja2.Template, context: dict[str, Any], path: Path | None) -> str:
@@ -165,6 +174,7 @@ def _shortest(line: Headline, mark: str, budget: int) -> str:
     return text + end
 
 
+@functools.cache
 def _environment() -> ImmutableSandboxedEnvironment:
     """Templates see evidence and our filters, nothing else; what they write is escaped."""
     environment = ImmutableSandboxedEnvironment(

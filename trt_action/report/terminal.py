@@ -1,0 +1,84 @@
+"""The verdict in a terminal: short, and plain text where there are no colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from trt_action.evidence import Evidence, GateStatus
+from trt_action.report.escape import clean
+from trt_action.report.headline import verdict
+from trt_action.report.parts import COMMENT, STATUS_WORD, Cell, Code, Mark, Table
+from trt_action.report.view import Problem, view
+
+_STYLE: dict[GateStatus, str] = {
+    "passed": "green",
+    "failed": "bold red",
+    "inconclusive": "yellow",
+    "not-checked": "dim",
+}
+_SIGN: dict[GateStatus, str] = {"passed": "ok", "failed": "FAILED", "inconclusive": "unclear", "not-checked": ""}
+
+
+def terminal(evidence: Evidence, files: Mapping[str, Path] | None = None) -> RenderableType:
+    """Verdict, table, broken gates and where the files are (`files`: what it is → path), for a rich console.
+
+    Foreign text is shown as it is, without markup or control sequences of its own.
+    """
+    one = view(evidence, COMMENT)
+    shown: list[RenderableType] = [Text("")]
+    head = Text(f"{one.headline.word}", style=_STYLE[verdict(evidence)] + " bold")
+    head.append(f"  {clean(one.name)}", style="bold")
+    shown.append(head)
+    shown += [Text(f"  {clean(detail)}") for detail in one.headline.details]
+    if one.error:
+        shown += [Text(""), Text(_lines(one.error.what), style="red")]
+        shown += [Text(_lines(one.error.why))] if one.error.why else []
+        shown += [Text.assemble(("Next step: ", "bold"), _lines(one.error.fix))] if one.error.fix else []
+    if one.table:
+        shown += [Text(""), _table(one.table, one.name)]
+    if one.speedup:
+        shown.append(Text(f"Speed-up: {clean(one.speedup)}"))
+    for problem in one.problems:
+        shown += [Text(""), *_problem(problem)]
+    if one.problems_left_out:
+        shown.append(Text(f"and {one.problems_left_out} more gates"))
+    if one.notes:
+        shown += [Text(""), *(Text(f"Note: {clean(note)}", style="dim") for note in one.notes)]
+    if files:
+        shown.append(Text(""))
+        shown += [Text(f"{name:<10}{clean(str(path))}", overflow="fold") for name, path in files.items()]
+    return Group(*shown)
+
+
+def _table(found: Table, name: str) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for i, column in enumerate(found.columns):
+        table.add_column(Text(clean(column or name)), justify="right" if i and found.numbers else "left")
+    for row in found.rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: Cell) -> Text:
+    if isinstance(value, Mark):
+        words = " ".join(one for one in (_SIGN[value.status], clean(value.text)) if one)
+        return Text(words, style=_STYLE[value.status])
+    return Text(clean(value.text if isinstance(value, Code) else value))
+
+
+def _problem(problem: Problem) -> list[Text]:
+    status = problem.status.status
+    head = Text.assemble((f"{STATUS_WORD[status]}: ", _STYLE[status]), (clean(problem.status.text), "bold"))
+    head.append(f" ({clean(problem.rule)}; observed {clean(problem.observed)})")
+    lines = [head, Text(f"  {clean(problem.reason)}")]
+    return [*lines, Text(f"  Next step: {clean(problem.next_step)}")] if problem.next_step else lines
+
+
+def _lines(foreign: str) -> str:
+    return clean(foreign, lines=True).strip()
