@@ -204,7 +204,6 @@ def test_racing_jobs_leave_exactly_one_comment(github: GitHub, make_client: Make
     legs = 20
     start = threading.Barrier(legs)
     looked = threading.Barrier(legs)
-    waiting = threading.local()
     if there == 0:
         arrived: set[str] = set()
 
@@ -219,7 +218,6 @@ def test_racing_jobs_leave_exactly_one_comment(github: GitHub, make_client: Make
     failures: list[BaseException] = []
 
     def leg(n: int) -> None:
-        waiting.n = n
         try:
             client = make_client()
             start.wait(30)

@@ -30,7 +30,7 @@ PER_PAGE = 100
 MAX_PAGES = 100
 MAX_BYTES = 32_000_000
 MAX_REDIRECTS = 3
-CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+CONNECT_SECONDS, READ_SECONDS, MIN_READ_SECONDS = 10.0, 30.0, 1.0
 SECONDARY_LIMIT_SECONDS = 60.0
 """GitHub asks for at least a minute when a secondary limit names no time."""
 
@@ -172,7 +172,7 @@ class Client:
             too_late = wait is None or attempt >= self._attempts or self._clock() + wait > deadline
             if wait is None or too_late or (unsafe and sent is None):
                 raise self._refused(method, url, got, wait)
-            self._log(f"GitHub: {_words(got)}; again in {wait:.0f} s ({method} {urlsplit(url).path})")
+            self._log(self._redacted(f"GitHub: {_words(got)}; again in {wait:.0f} s ({method} {urlsplit(url).path})"))
             self._sleep(wait)
             if unsafe and sent is not None and (found := sent()) is not None:
                 return _Answer(200, {}, found)
@@ -207,7 +207,7 @@ class Client:
             "X-GitHub-Api-Version": API_VERSION,
             "User-Agent": f"trt-action/{__version__}",
         }
-        seconds = max(1.0, min(READ_SECONDS, deadline - self._clock()))
+        seconds = max(MIN_READ_SECONDS, min(READ_SECONDS, deadline - self._clock()))
         try:
             with self._session.request(
                 method,
@@ -265,19 +265,21 @@ class Client:
         if _origin(url) == _origin(self._api_url):
             return
         raise GitHubError(
-            f"GitHub's answer names {what} on another host ({clean(url)[:100]}); it was not followed.",
+            self._redacted(f"GitHub's answer names {what} on another host ({clean(url)[:100]}); it was not followed."),
             why="The token would have gone there.",
             fix="Check GITHUB_API_URL, and what stands between the runner and GitHub (a proxy?).",
         )
+
+    def _redacted(self, text: str) -> str:
+        """Without the token, should an answer repeat it."""
+        return text.replace(self._secret, "***") if self._secret else text
 
     def _refused(self, method: str, url: str, got: _Answer | _Lost, wait: float | None) -> GitHubError:
         what = f"{method} {urlsplit(url).path}: {_words(got)}"
         if wait is not None and wait > 0:
             what += f" (would have to wait {wait:.0f} s more)" if wait > self._patience else " (tried again in vain)"
-        if self._secret:
-            what = what.replace(self._secret, "***")
         status = got.status if isinstance(got, _Answer) else 0
-        return GitHubError(what + ".", fix=_FIXES.get(status, ""), status=status)
+        return GitHubError(self._redacted(what) + ".", fix=_FIXES.get(status, ""), status=status)
 
 
 _FIXES = {

@@ -50,6 +50,7 @@ class Fault:
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "Injected"
+    data: Any = None
     seconds: float = 0.0
     times: int = 1
 
@@ -263,6 +264,8 @@ class _Pages:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet
+    disable_nagle_algorithm = True
     github: GitHub
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
@@ -279,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "slow":
             time.sleep(fault.seconds)
         if fault and fault.kind == "status":
-            return self._send(fault.status, {"message": fault.message}, fault.headers)
+            return self._send(fault.status, fault.data or {"message": fault.message}, fault.headers)
         status, data, headers = self.github.answer(seen)
         if fault and fault.kind == "reset-after":
             return self._cut()
