@@ -30,6 +30,9 @@ EXIT_CODES = """exit codes:
 """
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that fails our way: names the nearest option, leaves by exception."""
 
@@ -41,10 +44,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise errors.SettingsError(f"`{self.prog}`: {message}.", fix=f"`{self.prog} --help` lists what is allowed.")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """argparse's own check, with the nearest of the choices."""
+        allowed = [str(choice) for choice in action.choices or ()]
+        if action.choices is None or value in action.choices:
+            return
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        what = (action.option_strings or [str(action.metavar or action.dest)])[0]
+        raise errors.SettingsError(
+            f"`{self.prog}`: `{str(value)[:200]}` is no {what}.",
+            why=f"There are: {', '.join(allowed)}.",
+            fix=f"Did you mean `{near[0]}`?" if near else f"`{self.prog} --help` lists what is allowed.",
+        )
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises, never shows a traceback."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _stop)
     try:
         arguments, unknown = parser().parse_known_args(argv)
@@ -54,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments)
     except errors.TrtActionError as error:
         return _tell(error)
-    except KeyboardInterrupt:
-        return _tell(errors.InterruptedRunError("Stopped (Ctrl-C)."))
     except BrokenPipeError:
         sys.stdout = None  # the reader of our stdout went away: not our failure
         return 141
@@ -151,13 +165,15 @@ def _run(arguments: argparse.Namespace) -> int:
     for one in chosen:
         where = folder if len(chosen) == 1 else folder / report.slug(one.display_name)
         evidences.append(_one(arguments, one, console, where))
+        if _stopped(evidences[-1]):
+            break
     template = chosen[0].template
     written = report.write(evidences, folder, template=template)
     _print_result(arguments, evidences, template)
     for evidence in evidences:
         console.show(report.terminal(evidence, written if evidence is evidences[-1] else None))
     return max(
-        (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=True)),
+        (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=False)),
         key=lambda code: (code not in (0, 3), code == 3, code),
     )
 
@@ -181,6 +197,10 @@ def _one(
     if evidence.error:
         _tell(errors.restore(evidence.error.model_dump(include={"type", "what", "why", "fix"})))
     return evidence
+
+
+def _stopped(evidence: Evidence) -> bool:
+    return evidence.error is not None and evidence.error.exit_code == errors.InterruptedRunError.exit_code
 
 
 def _print_result(arguments: argparse.Namespace, evidences: list[Evidence], template: Path | None) -> None:
@@ -213,6 +233,8 @@ def _build(arguments: argparse.Namespace) -> int:
         elif evidence.error is None:
             print(folder)
         code = code or (evidence.error.exit_code if evidence.error else 0)
+        if _stopped(evidence):
+            break
     return code
 
 
@@ -316,7 +338,13 @@ def _bug(error: Exception) -> errors.TrtActionError:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    raise errors.InterruptedRunError(f"Stopped by {signal.Signals(number).name}.")
+    """The first signal ends the run in order; a second one must not end the tidying up."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    raise errors.InterruptedRunError(
+        f"The run was stopped ({how}).", fix="Start it again; finished engines are cached."
+    )
 
 
 if __name__ == "__main__":

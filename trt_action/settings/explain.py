@@ -38,7 +38,7 @@ def refused(error: ValidationError, where: Callable[[str], str]) -> SettingsErro
         complaint = BadValueError(f"is not accepted ({shown(first['msg'], 200)})", allowed=_allowed(key))
     also = f" Also refused: {', '.join(f'`{shown(other)}`' for other in dict.fromkeys(others))}." if others else ""
     return SettingsError(
-        f"`{shown(key)}: {_value(first['input'])}` ({where(key)}) {complaint.reason}.",
+        f"`{shown(key)}: {_value(first['input'])}` ({where(key)}) {complaint.reason}{'' if complaint.reason.endswith('?') else '.'}",
         why=f"Allowed: {complaint.allowed}.{also}",
         fix=f"Write for example `{key}: {complaint.example}`." if complaint.example else "",
     )
