@@ -77,8 +77,8 @@ class Plan:
     confidence: float = 0.99
     seed: int = 0
     units: int = 3
-    reloads: int = 2
-    pairs_per_load: int = 8
+    reloads: int = 1
+    pairs_per_load: int = 10
     look_every: int = 10
 
     @property
@@ -89,14 +89,14 @@ class Plan:
 MAIN_PAIRS_PER_FLOOR_PAIR = 3
 """A quarter of the blocks is the noise floor's."""
 
-BLOCK_SECONDS = 0.006
+BLOCK_SECONDS = 0.008
 """Length of a block, all iterations: long against the switch between processes, short against drift."""
 
 MAX_BLOCK_ITERATIONS = 65
 MAX_SERIES_VALUES = 1_000_000
 """Recorded iterations of all sides together: about 4 MB in the evidence."""
 
-PROBE_ITERATIONS = 4
+PROBE_ITERATIONS = 5
 MAX_PAIRS = 100_000
 
 
@@ -192,15 +192,24 @@ class _Duet:
                     self.look()
 
     def choose_kept(self, sides: UnitSides) -> int:
-        """Iterations per block after its first: as many as make a block of about 6 ms, at least one."""
-        seconds = max(
-            float(np.median(self.block(name, runner, PROBE_ITERATIONS).wall_ns)) / 1e9
-            for name, runner in (("head", sides.head), ("base", sides.base))
-        )
+        """Iterations per block after its first, chosen once: as many as make a block of about 8 ms, at least one.
+
+        From the fastest iteration: a busy host must not make the blocks short, where it needs them long.
+        """
+        if self.recorder.kept:
+            return self.recorder.kept[0]
+        seconds = max(self.fastest("head", sides.head), self.fastest("base", sides.base))
         total = round(BLOCK_SECONDS / seconds) + 1 if seconds > 0 else 2
         blocks = self.plan.max_seconds / max(total * seconds, 0.001)
         affordable = max(3, int(MAX_SERIES_VALUES / max(blocks, 1.0)))
         return min(max(total, 2), MAX_BLOCK_ITERATIONS, affordable + 1) - 1
+
+    def fastest(self, name: str, runner: Runner) -> float:
+        """Seconds of the fastest of two inferences, or of a few more of a fast engine."""
+        seconds = min(self.block(name, runner, 2).wall_ns) / 1e9
+        if seconds < BLOCK_SECONDS:
+            seconds = min(self.block(name, runner, PROBE_ITERATIONS).wall_ns) / 1e9
+        return seconds
 
     def reload(self, sides: UnitSides) -> None:
         for name, runner in (("head", sides.head), ("base", sides.base), ("second base", sides.floor)):

@@ -111,6 +111,8 @@ def from_series(series: DuetSeries) -> Recording:
     head_first, head_cpu, base_cpu = (_integers(s) for s in (series.head_first, series.head_cpu, series.base_cpu))
     if len(head_first) != len(main) or len(head_cpu) != len(base_cpu) or len(head_cpu) not in (0, len(main)):
         raise EvidenceError("The series of the comparison have different numbers of pairs.")
+    if not np.isin(head_first, (0, 1)).all():
+        raise EvidenceError("The series `head_first` of the comparison holds something else than 0 and 1.")
     return Recording(main, head_first, head_cpu, base_cpu, floor)
 
 

@@ -57,7 +57,7 @@ def unpack(series: Series) -> npt.NDArray[Any]:
         raw = inflater.decompress(base64.b64decode(series.data, validate=True), expected + 1)
     except (binascii.Error, zlib.error, ValueError) as error:
         raise EvidenceError(f"A series in the evidence cannot be read: {error}.") from error
-    if len(raw) != expected:
+    if len(raw) != expected or not inflater.eof:
         raise EvidenceError(f"A series in the evidence does not hold the {series.n} values that it announces.")
     return np.frombuffer(raw, dtype=dtype).astype(np.dtype(series.dtype))
 

@@ -13,15 +13,14 @@ import numpy.typing as npt
 def percentile_index(n: int, p: float) -> int:
     """Index of the p-th percentile in `n` sorted samples: `max(n - 1 - int((1 - p/100) * n), 0)`.
 
-    The definition of NVIDIA's trtexec (`findPercentile` in samples/common/sampleReporting.cpp), computed in single
-    precision as there: in double precision p90 of 10 samples would be another one.
+    The definition of NVIDIA's trtexec (`findPercentile` in samples/common/sampleReporting.cpp). trtexec computes it in
+    single precision, so where (1 - p/100) * n is a whole number the two may differ by one rank.
     """
     if n < 1:
         raise ValueError("a percentile needs at least one sample")
     if not 0 <= p <= 100:
         raise ValueError(f"a percentile is between 0 and 100, not {p}")
-    excluded = int((np.float32(1) - np.float32(p) / np.float32(100)) * np.float32(n))
-    return max(n - 1 - excluded, 0)
+    return max(n - 1 - int((1 - p / 100) * n), 0)
 
 
 def percentile(ordered: npt.NDArray[Any], p: float) -> float:

@@ -29,6 +29,9 @@ MIN_UNITS = 2
 
 MIN_FLOOR_PAIRS = 2
 
+EXPLAINED_SHARE = 0.5
+"""Subtracting all of it would be unbiased, but then intervals cover too rarely; nothing, and noisy hosts need minutes."""
+
 CHANGE_RULED_OUT = 0.5
 """`within-noise` is not called early while the evidence for a change is above this (1 = none either way)."""
 
@@ -88,8 +91,8 @@ def layout_allowance(sample: Sample, confidence: float) -> float | None:
 
     A fresh process places code and data elsewhere; that alone shifts an engine's time, by an amount that stays while
     the process lives, so that more pairs do not average it out. Its variance between units is estimated from the unit
-    medians of head/base around their mean, and of base/base around zero (both bases run the same bytes), less the
-    variance that the spread of single pairs explains. The allowance is Student's t times the standard error.
+    medians of head/base around their mean, and of base/base around zero (both bases run the same bytes), less half of
+    the variance that the spread of single pairs explains. The allowance is Student's t times the standard error.
     """
     main = _unit_medians(sample.d, sample.unit, _full_units(sample.unit))
     floor = _unit_medians(sample.floor, sample.floor_unit, np.unique(sample.floor_unit))
@@ -98,7 +101,7 @@ def layout_allowance(sample: Sample, confidence: float) -> float | None:
         return None
     between = float(((main[:, 0] - main[:, 0].mean()) ** 2).sum() + (floor[:, 0] ** 2).sum())
     explained = float((main[:, 1] ** 2).sum()) * (units - 1) / units + float((floor[:, 1] ** 2).sum())
-    variance = max(0.0, between - explained) / degrees
+    variance = max(0.0, between - EXPLAINED_SHARE * explained) / degrees
     if variance == 0.0:
         return 0.0
     return student_quantile((1 + confidence) / 2, degrees) * math.sqrt(variance / units)

@@ -1,0 +1,198 @@
+"""Synthetic comparisons of known truth: noise as a machine makes it, at the level of single blocks, under the
+product's own schedule (units, loads, fair coin, floor pairs) and its own rule, with a model of the time it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_action.evidence import Verdict
+from trt_action.measure import verdict
+from trt_action.measure.duet import MAIN_PAIRS_PER_FLOOR_PAIR, Plan
+from trt_action.measure.verdict import Sample
+
+Floats = npt.NDArray[np.float64]
+Noise = Callable[[np.random.Generator, int], Floats]
+"""ln of the slow-down of `n` consecutive blocks, whichever side runs."""
+
+SIDES = 3
+"""Head, base, second base."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of the real thing, for a 2.5 ms engine: new processes of a unit, one reload of all sides, one pair."""
+
+    unit: float = 0.9
+    reload: float = 0.25
+    pair: float = 0.027
+
+
+def quiet(rng: np.random.Generator, n: int) -> Floats:
+    return 0.007 * rng.standard_normal(n)
+
+
+@dataclass(frozen=True)
+class Family:
+    """`environment` hits whichever side runs at that moment; the other fields belong to a side.
+
+    `unit_sd`, `load_sd`: layout offset of one side, redrawn with every process, and with every load.
+    `own_ar`: AR(1) coefficient of noise that each process carries from block to block, with `own_sd`.
+    `first`: added to the first block of a pair. `grid`: durations are rounded to this relative step.
+    """
+
+    name: str
+    environment: Noise = quiet
+    unit_sd: float = 0.0
+    load_sd: float = 0.001
+    own_ar: float = 0.0
+    own_sd: float = 0.0
+    first: float = 0.0
+    grid: float = 0.0
+    stress: bool = field(default=False)
+    """Beyond what the rule promises; shown, not asserted."""
+
+
+def heavy(rng: np.random.Generator, n: int) -> Floats:
+    draws: Floats = 0.007 * rng.standard_t(2, n)
+    return draws
+
+
+def cauchy(rng: np.random.Generator, n: int) -> Floats:
+    draws: Floats = np.clip(0.005 * rng.standard_cauchy(n), -3, 3)
+    return draws
+
+
+def autoregressive(rng: np.random.Generator, n: int, coefficient: float, deviation: float) -> Floats:
+    """AR(1) with stationary standard deviation `deviation`."""
+    shocks = rng.standard_normal(n) * deviation * math.sqrt(1 - coefficient**2)
+    level = rng.standard_normal() * deviation
+    out = np.empty(n)
+    for i, shock in enumerate(shocks.tolist()):
+        level = coefficient * level + shock
+        out[i] = level
+    return out
+
+
+def drift(rng: np.random.Generator, n: int) -> Floats:
+    """The machine becomes 10 % slower in 1,000 blocks, and wanders."""
+    wander: Floats = np.cumsum(0.002 * rng.standard_normal(n))
+    return 0.0001 * np.arange(n) + wander + quiet(rng, n)
+
+
+def bursts(rng: np.random.Generator, n: int) -> Floats:
+    """A neighbour that comes and goes: a third of the time, 35 % slower on average, several blocks long."""
+    busy = np.zeros(n, dtype=bool)
+    state = False
+    for i, draw in enumerate(rng.random(n).tolist()):
+        state = draw < 0.8 if state else draw < 0.1
+        busy[i] = state
+    slow: Floats = quiet(rng, n) + np.where(busy, rng.exponential(0.3, n), 0.0)
+    return slow
+
+
+FAMILIES = (
+    Family("normal"),
+    Family("heavy tails (Student, 2 degrees)", heavy),
+    Family("Cauchy tails", cauchy),
+    Family("AR(1) 0.5, host", lambda rng, n: autoregressive(rng, n, 0.5, 0.015)),
+    Family("AR(1) 0.9, host", lambda rng, n: autoregressive(rng, n, 0.9, 0.03)),
+    Family("AR(1) 0.5, own of each process", own_ar=0.5, own_sd=0.007),
+    Family("AR(1) 0.9, own of each process", own_ar=0.9, own_sd=0.007),
+    Family("drift", drift),
+    Family("one-sided bursts", bursts),
+    Family("first of a pair 2 % slower", first=0.02),
+    Family("durations rounded to 1 %", grid=0.01),
+    Family("layout: 0.6 % per load", load_sd=0.006),
+    Family("layout: 0.2 % per load, 0.2 % per process", load_sd=0.002, unit_sd=0.002),
+    Family("layout: 0.35 % per process", unit_sd=0.0035),
+    Family("stress: 0.35 % per process, bursts", bursts, unit_sd=0.0035, stress=True),
+    Family("stress: 0.7 % per process (1 % head/base)", unit_sd=0.007, stress=True),
+    Family("stress: the same with bursts", bursts, unit_sd=0.007, stress=True),
+)
+
+
+def units(rng: np.random.Generator, family: Family, effect: float, plan: Plan) -> Iterator[tuple[list[Floats], Floats]]:
+    """Per unit: the main differences of each load, and the floor differences of the unit."""
+    unit = 0
+    while True:
+        per_load = plan.pairs_per_load * (1 if unit < plan.units else 2)
+        pairs = per_load * (plan.reloads + 1)
+        floors = pairs // MAIN_PAIRS_PER_FLOOR_PAIR
+        head_base = _pairs(rng, pairs)
+        base_floor = _pairs(rng, floors) + 1
+        layout = family.unit_sd * rng.standard_normal(SIDES)
+        loads = layout + family.load_sd * rng.standard_normal((plan.reloads + 1, SIDES))
+        # in time: three main pairs, one floor pair, and so on
+        order = np.concatenate([np.arange(pairs), (np.arange(floors) + 1) * MAIN_PAIRS_PER_FLOOR_PAIR - 0.5])
+        both = np.concatenate([head_base, base_floor])
+        ranks = np.argsort(order, kind="stable")
+        load_of = np.minimum(np.floor(order[ranks] / per_load).astype(int), plan.reloads)
+        values = _blocks(rng, family, both[ranks], loads[load_of], effect)
+        d = np.empty(len(both))
+        d[ranks] = values
+        yield np.split(d[:pairs], plan.reloads + 1), d[pairs:]
+        unit += 1
+
+
+def _pairs(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
+    """Sides of the two blocks of each pair by a fair coin: (0, 1) or (1, 0)."""
+    first = rng.integers(2, size=n)
+    return np.stack([first, 1 - first], axis=1)
+
+
+def _blocks(
+    rng: np.random.Generator, family: Family, sides: npt.NDArray[np.int64], offsets: Floats, effect: float
+) -> Floats:
+    """d = ln(lower-numbered side / higher-numbered side) of consecutive pairs. `offsets`: (pairs, sides)."""
+    n = len(sides)
+    log_time = family.environment(rng, 2 * n).reshape(n, 2)
+    log_time = log_time + np.take_along_axis(offsets, sides, axis=1) + np.where(sides == 0, math.log1p(effect), 0.0)
+    log_time[:, 0] += family.first
+    if family.own_sd:
+        flat, wanted = log_time.reshape(-1), sides.reshape(-1)
+        for side in range(SIDES):
+            mine = np.flatnonzero(wanted == side)
+            flat[mine] += autoregressive(rng, len(mine), family.own_ar, family.own_sd)
+        log_time = flat.reshape(n, 2)
+    if family.grid:
+        log_time = np.log(np.round(np.exp(log_time) / family.grid) * family.grid)
+    lower_first = sides[:, 0] < sides[:, 1]
+    difference = log_time[:, 0] - log_time[:, 1]
+    return np.where(lower_first, difference, -difference)
+
+
+@dataclass(frozen=True)
+class Run:
+    verdict: Verdict
+    seconds: float
+    sample: Sample
+    allowance: float
+
+
+def simulate(
+    rng: np.random.Generator, family: Family, effect: float, plan: Plan, costs: Costs, *, stop: bool = True
+) -> Run:
+    """One comparison by the product's schedule and rule. `stop=False`: go on to the time limit, whatever is seen."""
+    d, unit, floor, floor_unit = (np.empty(0) for _ in range(4))
+    seconds, next_look = 0.0, 0
+    for index, (loads, floors) in enumerate(units(rng, family, effect, plan)):
+        seconds += costs.unit
+        for load, main in enumerate(loads):
+            seconds += costs.reload * bool(load) + costs.pair * len(main) * (1 + 1 / MAIN_PAIRS_PER_FLOOR_PAIR)
+            d, unit = np.concatenate([d, main]), np.concatenate([unit, np.full(len(main), index)])
+            part = np.array_split(floors, len(loads))[load]
+            floor, floor_unit = np.concatenate([floor, part]), np.concatenate([floor_unit, np.full(len(part), index)])
+            first_look = index == plan.units - 1 and load == len(loads) - 1
+            over = seconds >= plan.max_seconds
+            if first_look or over or (index >= plan.units and len(d) >= next_look):
+                next_look = len(d) + plan.look_every
+                sample = Sample(d, unit.astype(np.int64), floor, floor_unit.astype(np.int64))
+                given = verdict.answer(sample, plan.rule, final=over)
+                if over or (stop and given.complete):
+                    return Run(given.verdict, seconds, sample, given.allowance or 0.0)
+    raise AssertionError("units never end")
