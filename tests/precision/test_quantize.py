@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from trt_action.errors import PrecisionError, SettingsError
-from trt_action.precision import calibrate, proof, quantize
+from trt_action.precision import calibrate, large, proof, quantize
 from trt_action.precision import graph as graphs
 from trt_action.precision.recipe import Recipe
 
@@ -216,7 +216,7 @@ def test_a_layer_that_is_half_already_stays_half(tmp_path: Path) -> None:
 def test_models_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a model above 1.5 GB, with the limit lowered."""
     small, _ = quantized(perceptron(), tmp_path)
-    monkeypatch.setattr(graphs, "SELF_CONTAINED_LIMIT", 100)
+    monkeypatch.setattr(large, "SELF_CONTAINED_LIMIT", 100)
     big = model([node("MatMul", ["x", "w"], ["y"])], {"w": weight(8, 512)})
     changed, _ = quantized(big, tmp_path)
     graphs.write(changed, tmp_path / "prepared.onnx")

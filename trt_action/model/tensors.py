@@ -80,7 +80,7 @@ def check(model: onnx.ModelProto, folder: Path) -> Stored:
     multiplied = _multiplied(model.graph)
     infinite: list[str] = []
     for tensor in every_tensor(model):
-        needed = _needed_bytes(tensor)
+        needed = needed_bytes(tensor)
         if tensor.data_location == TensorProto.EXTERNAL:
             where = reference(tensor, needed)
             if where.file not in stored.external:
@@ -139,7 +139,7 @@ def _elements(tensor: TensorProto) -> int:
     return math.prod(tensor.dims)
 
 
-def _needed_bytes(tensor: TensorProto) -> int | None:
+def needed_bytes(tensor: TensorProto) -> int | None:
     """Bytes that the declaration asks for; None for text."""
     elements = _elements(tensor)
     if tensor.data_type == TensorProto.STRING:

@@ -19,8 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from trt_action.errors import PrecisionError
 from trt_action.inputs import quote
-from trt_action.precision import graph as graphs
-from trt_action.precision import runtime
+from trt_action.precision import large, runtime
 
 Feeds = dict[str, npt.NDArray[Any]]
 Batches = Callable[[], Iterable[Feeds]]
@@ -41,7 +40,7 @@ def magnitudes(
         PrecisionError: a NaN or an infinity in an activation; names the tensor and the node that made it.
     """
     path = folder / "observed.onnx"
-    graphs.save(_observed(model, names), path)
+    _save_observed(model, names, path)
     session = runtime.session(path)
     producers = {output: node.name for node in model.graph.node for output in node.output}
     maxima, sizes = np.zeros(len(names), np.float32), np.zeros(len(names), np.int64)
@@ -85,10 +84,10 @@ def _groups(sizes: npt.NDArray[np.int64], maxima: npt.NDArray[np.float32]) -> It
         yield group
 
 
-def _observed(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    observed = ModelProto()
-    observed.CopyFrom(model)
-    graph = observed.graph
+def _save_observed(model: ModelProto, names: Sequence[str], path: Path) -> None:
+    """The model with the extra outputs; they are taken away again, because a copy of a large model costs its size."""
+    graph = model.graph
+    nodes, outputs = len(graph.node), len(graph.output)
     for index, name in enumerate(names):
         absolute = _output("abs", index)
         graph.node.append(helper.make_node("Abs", [name], [absolute]))
@@ -103,7 +102,9 @@ def _observed(model: ModelProto, names: Sequence[str]) -> ModelProto:
                 node.attribute.append(helper.make_attribute("keepdims", 0))
             graph.node.append(node)
             graph.output.append(helper.make_tensor_value_info(_output(kind, index), dtype, []))
-    return observed
+    large.save(model, path)
+    del graph.node[nodes:]
+    del graph.output[outputs:]
 
 
 def _output(kind: str, index: int) -> str:

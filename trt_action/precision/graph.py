@@ -12,12 +12,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from trt_action.errors import PrecisionError, SettingsError
 from trt_action.inputs import nearest, quote
+from trt_action.precision import large
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that hold nearly all arithmetic of a network."""
-
-SELF_CONTAINED_LIMIT = 1_500_000_000
-"""Bytes above which weights go beside the file: protobuf refuses messages of 2 GiB and more."""
 
 SKELETON_LIMIT = 1_024
 """Elements of the largest constant that shape inference sees by value (shapes, axes, pads are far smaller)."""
@@ -30,7 +28,7 @@ def read(path: Path) -> ModelProto:
     node named, nothing left that does not compute (documentation, metadata, inferred shapes)."""
     model = onnx.load(path)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = large.through_protobuf(onnx.inliner.inline_local_functions, model)
     model.ir_version = max(model.ir_version, 4)  # before 4, every initializer had to be an input as well
     _constants_to_initializers(model.graph)
     initialized = {tensor.name for tensor in model.graph.initializer}
@@ -52,21 +50,8 @@ def write(model: ModelProto, path: Path) -> None:
     imports = sorted((o for o in model.opset_import if (o.domain or "") in used), key=lambda opset: opset.domain)
     del model.opset_import[:]
     model.opset_import.extend(imports)
-    initializers = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
-    save(model, path)
-
-
-def save(model: ModelProto, path: Path) -> None:
-    """One file, or with `<name>.data` beside it above `SELF_CONTAINED_LIMIT`. The model itself is not changed."""
-    data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)  # onnx appends to a file that is there
-    if model.ByteSize() > SELF_CONTAINED_LIMIT:
-        onnx.save(model, path, save_as_external_data=True, location=data.name)
-        onnx.load_external_data_for_model(model, str(path.parent))  # onnx.save took the weights out of the model
-    else:
-        path.write_bytes(model.SerializeToString(deterministic=True))
+    model.graph.initializer.sort(key=lambda tensor: tensor.name)
+    large.save(model, path)
 
 
 def strip(model: ModelProto) -> None:
@@ -97,7 +82,7 @@ def raise_opset(model: ModelProto, least: int, why: str) -> ModelProto:
     if have >= least:
         return model
     try:
-        converted = onnx.version_converter.convert_version(model, least)
+        converted = large.through_protobuf(lambda part: onnx.version_converter.convert_version(part, least), model)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise PrecisionError(
             f"The model has opset {have}; {why} needs opset {least}, and ONNX's converter cannot bring it there.",

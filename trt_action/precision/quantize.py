@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 
 from trt_action.errors import SettingsError
 from trt_action.inputs import nearest, quote
-from trt_action.precision import calibrate, runtime
+from trt_action.precision import calibrate, large, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.recipe import Recipe
 
@@ -73,8 +73,8 @@ def optimize(model: ModelProto, folder: Path) -> ModelProto:
     if {TensorProto.FLOAT16, TensorProto.BFLOAT16} & {kind for kind, _ in graphs.types_and_shapes(model).values()}:
         return model
     source, target = folder / "source.onnx", folder / "folded.onnx"
-    graphs.save(model, source)
-    runtime.session(source, fold_into=target, external=model.ByteSize() > graphs.SELF_CONTAINED_LIMIT)
+    large.save(model, source)
+    runtime.session(source, fold_into=target, external=large.is_large(model))
     folded = graphs.read(target)
     had = {node.domain for node in graphs.walk(model.graph)}
     return folded if {node.domain for node in graphs.walk(folded.graph)} <= had else model
@@ -93,7 +93,7 @@ def _insert(
     }
     source, table, target = folder / "folded.onnx", folder / "ranges.json", folder / "quantized.onnx"
     add_pre_process_metadata(model)  # it is folded: no advice to do so
-    graphs.save(model, source)
+    large.save(model, source)
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, ranges), table)
     quantize_static(
         source,
@@ -107,7 +107,7 @@ def _insert(
         nodes_to_quantize=targets,
         calibrate_method=CalibrationMethod.MinMax,
         calibration_cache_path=table,
-        use_external_data_format=model.ByteSize() > graphs.SELF_CONTAINED_LIMIT,
+        use_external_data_format=large.is_large(model),
         extra_options=dict(EXTRA_OPTIONS),
     )
     return onnx.load(target)

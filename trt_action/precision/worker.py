@@ -63,7 +63,9 @@ def prepare(request: dict[str, Any], tell: Callable[[str, float | None], None]) 
     tell("checking the prepared model", None)
     path = Path(request["out_dir"]) / FILE
     graphs.write(model, path)
-    _check(path, model, recipe.precision)
+    domains = {node.domain for node in graphs.walk(model.graph)}
+    del model  # ONNX Runtime is about to load a second copy of the weights
+    _check(path, domains, recipe.precision)
     return path, achieved
 
 
@@ -119,7 +121,7 @@ def uncalibrated(name: str) -> PrecisionError:
     )
 
 
-def _check(path: Path, model: ModelProto, precision: str) -> None:
+def _check(path: Path, domains: set[str], precision: str) -> None:
     """The written file is valid ONNX, and ONNX Runtime accepts its types (not asked for bf16, which its CPU lacks,
     nor for operators of domains that it may not know)."""
     try:
@@ -130,7 +132,7 @@ def _check(path: Path, model: ModelProto, precision: str) -> None:
             why=" ".join(str(error).split())[:800],
             fix="Name the node in `exclude-nodes`, or choose another precision; please report it with the model.",
         ) from None
-    foreign = {node.domain for node in graphs.walk(model.graph)} - set(graphs.STANDARD_DOMAINS)
+    foreign = domains - set(graphs.STANDARD_DOMAINS)
     if precision == "bf16" or foreign or importlib.util.find_spec("onnxruntime") is None:
         return
     runtime.session(path)
