@@ -52,7 +52,11 @@ def test_what_passes_is_waited_for(
         (Fault("GET", "pulls", status=502, times=99), "HTTP 502, Injected (tried again in vain)", 7),
         (Fault("GET", "pulls", status=429, headers={"Retry-After": "3000"}, times=99), "wait 3000 s more", 1),
         (Fault("GET", "pulls", status=403), "HTTP 403, Injected", 1),
-        (Fault("GET", "pulls", status=422, data={"message": "No", "errors": [{"field": "a", "code": "b"}]}), "No; a b", 1),
+        (
+            Fault("GET", "pulls", status=422, data={"message": "No", "errors": [{"field": "a", "code": "b"}]}),
+            "No; a b",
+            1,
+        ),
         (Fault("GET", "pulls", status=404, data={"message": "::error::\x1b[31mfake"}), ": :error: :", 1),
         (Fault("GET", "pulls", status=410, data=["odd"]), "HTTP 410", 1),
         (Fault("GET", "pulls", "reset-before", times=99), "the connection broke", 7),

@@ -31,7 +31,9 @@ def texts(github: GitHub) -> list[str]:
 
 
 def stamped(run: Run, head: str = HEAD, text: str = "old") -> str:
-    return f"{MARK}\n<!-- trt-action:run head={head} run={run.id} attempt={run.attempt} started={run.started} -->\n{text}"
+    return (
+        f"{MARK}\n<!-- trt-action:run head={head} run={run.id} attempt={run.attempt} started={run.started} -->\n{text}"
+    )
 
 
 def test_create_then_update_in_place(github: GitHub, client: Client) -> None:
@@ -245,3 +247,15 @@ def test_a_body_without_its_marker_is_a_bug(client: Client) -> None:
         comment.upsert(client, REPOSITORY, 7, "default", "hello", head_sha=HEAD, run=RUN)
     with pytest.raises(ValueError, match="characters"):
         upsert(client, BODY + "x" * comment.MAX_CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    ("env", "run"),
+    [
+        ({"GITHUB_RUN_ID": "17", "GITHUB_RUN_ATTEMPT": "2"}, Run(17, 2, 1_234)),
+        ({}, Run(0, 1, 1_234)),
+        ({"GITHUB_RUN_ID": "-1 -->", "GITHUB_RUN_ATTEMPT": "9" * 30}, Run(0, 1, 1_234)),
+    ],
+)
+def test_the_run_that_the_runner_names(env: dict[str, str], run: Run) -> None:
+    assert Run.of(env, 1_234.5) == run

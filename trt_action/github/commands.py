@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 from collections import Counter
@@ -21,7 +22,6 @@ from actions_toolkit.command import issue_command
 from pydantic import SecretStr
 
 from trt_action.errors import StorageError
-from trt_action.inputs import quote
 
 Level = Literal["error", "warning", "notice"]
 
@@ -39,6 +39,7 @@ def output(name: str, value: object) -> None:
     """One output of the step. Paths and numbers become text, None an empty text, mappings and lists JSON.
 
     Raises:
+        StorageError: the runner's file is not there or cannot be written.
         ValueError: a name that no output can have (a newline in it would write another output).
     """
     if not _OUTPUT_NAME.fullmatch(name):
@@ -49,7 +50,13 @@ def output(name: str, value: object) -> None:
         text = json.dumps(value)
     else:
         text = str(value)
-    core.set_output(name, text)
+    path = os.environ.get("GITHUB_OUTPUT", "")
+    try:
+        if path:
+            Path(path).stat()  # the library raises a bare Exception where the file is missing
+        core.set_output(name, text)
+    except OSError as error:
+        raise _unwritable(f"output `{name}`", "GITHUB_OUTPUT", error) from error
 
 
 def mask(secret: SecretStr | str | None) -> None:
@@ -120,7 +127,7 @@ def summary_budget(env: Mapping[str, str]) -> int:
     except FileNotFoundError:
         return SUMMARY_LIMIT
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable("job summary", "GITHUB_STEP_SUMMARY", error) from error
 
 
 def summary(text: str, env: Mapping[str, str]) -> bool:
@@ -143,12 +150,13 @@ def summary(text: str, env: Mapping[str, str]) -> bool:
         with Path(env["GITHUB_STEP_SUMMARY"]).open("ab") as file:
             file.write(content)
     except OSError as error:
-        raise _unwritable(env["GITHUB_STEP_SUMMARY"], error) from error
+        raise _unwritable("job summary", "GITHUB_STEP_SUMMARY", error) from error
     return True
 
 
-def _unwritable(path: str, error: OSError) -> StorageError:
+def _unwritable(what: str, variable: str, error: OSError) -> StorageError:
     return StorageError(
-        f"The job summary {quote(path)} cannot be written: {error.strerror or error}.",
-        fix="The runner makes this file for each step: do not change GITHUB_STEP_SUMMARY.",
+        f"The {what} cannot be written: {error.strerror or error}.",
+        why=f"The runner makes a file for each step and names it in {variable}.",
+        fix=f"Do not set {variable} in the workflow; check the free space of the runner.",
     )

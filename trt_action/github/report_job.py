@@ -26,7 +26,7 @@ MAX_FILES = 64
 MAX_FILE_BYTES = 32_000_000
 MAX_TOTAL_BYTES = 256_000_000
 MAX_PATHS = 20_000
-"""Entries of the workspace that one pattern may walk through."""
+"""Paths in the workspace that one pattern may match."""
 MAX_PULLS = 5
 """Open pull requests with the same head that get the comment."""
 
