@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import nets, rivals, verdict_report
 from trt_action import arrays
 from trt_action.engine.backend import Loadable, RuntimeOptions
+from trt_action.evidence import Comparison
 from trt_action.measure import Plan, compare, open_unit, usable_cpus
+from trt_action.measure.pairs import block_median, block_minimum, from_series
 from trt_action.measure.sides import Worker, ready
 
 SEQUENTIAL_SECONDS = 1.0
@@ -78,7 +80,22 @@ def run_trial(condition: Condition, number: int, folder: Path, cpu: int, max_sec
         "pairs": comparison.pairs,
         "p50_ratio": comparison.p50_ratio.model_dump() if comparison.p50_ratio else None,
         "noise_floor": comparison.noise_floor.model_dump() if comparison.noise_floor else None,
+        "log_ratios": log_ratios(comparison),
         "sequential": sequential,
+    }
+
+
+def log_ratios(comparison: Comparison) -> dict[str, list[float]]:
+    """What another rule would be judged by on the same pairs: ln(head / base) of block medians, and base / base."""
+    if comparison.series is None:
+        return {}
+    recording = from_series(comparison.series)
+    return {
+        "unit": [int(unit) for unit in recording.main.owners()],
+        "median": [round(float(d), 6) for d in recording.main.differences(block_median)],
+        "minimum": [round(float(d), 6) for d in recording.main.differences(block_minimum)],
+        "floor_unit": [int(unit) for unit in recording.floor.owners()],
+        "floor": [round(float(d), 6) for d in recording.floor.differences(block_median)],
     }
 
 
@@ -117,13 +134,15 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     cpu = arguments.core if arguments.core is not None else min(usable_cpus(1))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         file = stack.enter_context(arguments.output.open("a")) if arguments.output else None
-        for number in range(arguments.trials):
+        for number in range(arguments.first, arguments.first + arguments.trials):
             for condition in conditions(arguments):
-                if condition.trials(done) > number:
+                if condition.trials(done) > number - arguments.first:
                     continue
                 trial = run_trial(condition, number, Path(folder), cpu, arguments.max_seconds)
                 done.append(trial)
-                print(f"{number + 1}/{arguments.trials} {condition}: {trial['verdict']} in {trial['seconds']:.1f} s")
+                print(
+                    f"{number + 1 - arguments.first}/{arguments.trials} {condition}: {trial['verdict']} in {trial['seconds']:.1f} s"
+                )
                 if file:
                     file.write(json.dumps(trial) + "\n")
                     file.flush()
@@ -133,6 +152,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=4, help="per condition")
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial: pieces need other seeds")
     parser.add_argument("--output", type=Path, help="JSON lines, one per trial; read first, then appended to")
     parser.add_argument("--core", type=int, help="CPU of all workers and of the neighbour")
     parser.add_argument("--nets", nargs="+", choices=sorted(nets.SIZES), default=["small", "medium"])
