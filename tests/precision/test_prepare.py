@@ -137,9 +137,14 @@ def test_fewer_calibration_samples_change_the_ranges(
 
 
 def test_int8_without_calibration_data_is_refused(head: models.Model, tmp_path: Path) -> None:
-    with pytest.raises(PrecisionError, match="without calibration data") as caught:
-        precision.prepare(head, Recipe("int8"), None, tmp_path, timeout=120)
-    assert "calibration-data" in caught.value.fix
+    """A question to the user (exit code 2), before anything is built: nothing is folded, nothing written."""
+    told: list[str] = []
+    with pytest.raises(SettingsError, match="without `calibration-data`") as caught:
+        precision.prepare(head, Recipe("int8"), None, tmp_path, timeout=120, progress=lambda text, _: told.append(text))
+    assert "Q/DQ" in caught.value.what
+    assert caught.value.why
+    assert "`calibration-data`" in caught.value.fix
+    assert told == ["reading the model"]
     assert not list(tmp_path.iterdir())
 
 

@@ -153,8 +153,6 @@ def _as_config(folder: Path, effective: Mapping[str, Any]) -> Path:
         ("model: a\nmodels: [{model: b}]\n", {}, "Both `model` and `models`", ""),
         ("models: [{model: x/a.onnx}, {model: y/a.onnx}]\n", {}, "Two models are called `a`", "`name`"),
         ("precision: fp16\n", {}, "No model is named", "trt-action run model.onnx"),
-        ("model: a\nprecision: int8\n", {}, "`precision: int8` without `calibration-data`", "`calibration-data`"),
-        ("model: a\nbase-precision: int8\n", {}, "`base-precision: int8` without", "`calibration-data`"),
         ("model: a\nmargin: 2%\n", {}, "`tolerance: 2%` is not above `margin: 2%`", "tolerance: 8%"),
         ("model: a\nmin-accuracy: 97\n", {}, "`min-accuracy: 97` is above 1", "`min-accuracy: 97%`"),
         ("model: a\nmax-accuracy-drop: 0.5\n", {}, "has no unit", "`0.5%`"),

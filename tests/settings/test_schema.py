@@ -62,6 +62,7 @@ def test_the_schema_is_one_and_describes_every_setting() -> None:
 CONFIGS = [
     "model: a.onnx",
     "model: a.onnx\nprecision: int8\ncalibration-data: c.npz",
+    "model: a.onnx\nprecision: int8",  # a model may have its own Q/DQ nodes
     "model: a.onnx\nprecision: int4",
     "model: a.onnx\nprecision: null",
     "models: [{model: a.onnx}, {model: b.onnx, seed: 3}]",

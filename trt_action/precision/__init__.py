@@ -51,7 +51,8 @@ def prepare(
 
     Raises:
         PrecisionError: the precision cannot be made, or nothing in the graph got it; also when the child dies.
-        SettingsError: an excluded node or an operator type that does not exist.
+        SettingsError: an excluded node or an operator type that does not exist; int8 without calibration data for a
+            model that has no Q/DQ nodes.
         StorageError: `out_dir` cannot be written, or the disk is full.
         OutOfMemoryError: the child ran out of memory.
         BackendUnavailableError: int8 without onnxruntime installed.

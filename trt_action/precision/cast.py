@@ -234,8 +234,9 @@ class HalfCast:
         values = _array(tensor)
         limit = np.float32(LARGEST[self.precision])
         outside = np.isfinite(values) & (np.abs(values) > limit)
-        self.clamped += int(outside.sum())
-        values = np.where(outside, np.copysign(limit, values), values)  # infinity stays: a mask may mean it
+        if outside.any():
+            self.clamped += int(outside.sum())
+            values = np.where(outside, np.copysign(limit, values), values)  # infinity stays: a mask may mean it
         return numpy_helper.from_array(values.astype(NUMPY[self.precision]), name)
 
     def _vanishes(self, name: str, *, any_element: bool = False) -> bool:

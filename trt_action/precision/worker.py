@@ -12,8 +12,9 @@ import onnx
 from onnx import ModelProto
 
 from trt_action import data
-from trt_action.errors import OutOfMemoryError, PrecisionError, StorageError, TrtActionError
+from trt_action.errors import OutOfMemoryError, PrecisionError, SettingsError, StorageError, TrtActionError
 from trt_action.evidence import AchievedPrecision, ModelInfo
+from trt_action.inputs import quote
 from trt_action.precision import cast, proof, quantize, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.calibrate import Feeds
@@ -112,12 +113,13 @@ class _Batches:
             self._tell(f"calibrating, {min(done, self._samples)} of {self._samples} samples", done / self._samples)
 
 
-def uncalibrated(name: str) -> PrecisionError:
+def uncalibrated(name: str) -> SettingsError:
     """int8 without data would take made-up ranges silently."""
-    return PrecisionError(
-        f"The model `{name[:100]}` was asked for int8 without calibration data.",
-        why="Ranges of activations can only come from representative inputs; anything else would be made up.",
-        fix="Set `calibration-data` to about 128 representative inputs (`.npz`), or choose fp16.",
+    return SettingsError(
+        f"`precision: int8` without `calibration-data`, and the model {quote(name)} has no Q/DQ nodes of its own.",
+        why="Ranges of activations come from representative inputs; made-up inputs give a model that is fast and wrong.",
+        fix="Set `calibration-data` to an `.npz`, a folder of `.npy`, or `file.py:function` (about 128 samples), "
+        "or choose `precision: fp16`. For a base: `base-precision: fp32` compares with the float model.",
     )
 
 

@@ -47,7 +47,7 @@ def for_base(head: Settings, config: Path | None) -> Settings:
         config: the config file as it was at the base's commit, or None.
 
     Raises:
-        SettingsError: the base's config cannot be used, or asks for int8 and there is no calibration data.
+        SettingsError: the base's config cannot be used.
     """
     from trt_action.settings.recipe import for_base as recipe_for_base
 

@@ -35,14 +35,6 @@ def _check_comparison(s: Settings) -> None:
 
 
 def _check_int8(s: Settings) -> None:
-    for key, precision in (("precision", s.precision), ("base-precision", s.base_precision)):
-        if precision == "int8" and not s.calibration_data and not (key == "base-precision" and s.base == "none"):
-            raise SettingsError(
-                f"`{key}: int8` without `calibration-data`.",
-                why="Ranges of activations come from representative inputs; made-up inputs give a model that is "
-                "fast and wrong.",
-                fix="Set `calibration-data` to an `.npz`, a folder of `.npy`, or `file.py:function` (about 128 samples).",
-            )
     if s.precision == "int8" and not s.op_types:
         raise SettingsError(
             "`precision: int8` with an empty `op-types`: nothing would be quantized.",

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trt_action.errors import SettingsError
 from trt_action.settings import ENGINE_FIELDS, config_file, explain, layers
 from trt_action.settings.layers import Layer
 from trt_action.settings.schema import Settings, kebab
@@ -17,7 +16,7 @@ from trt_action.settings.schema import Settings, kebab
 def for_base(head: Settings, config: Path | None) -> Settings:
     """See `trt_action.settings.for_base`."""
     if head.base_precision is not None:
-        return _checked(head.model_copy(update={"precision": head.base_precision}), "`base-precision`")
+        return head.model_copy(update={"precision": head.base_precision})
     if config is None:
         return head
     layer = _matching(head, config)
@@ -29,7 +28,7 @@ def for_base(head: Settings, config: Path | None) -> Settings:
     except ValidationError as error:
         raise explain.refused(error, lambda key: f"config of the base, {layer[key].where}") from error
     changes: dict[str, Any] = {name: getattr(own, name) for name in wanted.values()}
-    return _checked(head.model_copy(update=changes), "the base's own config")
+    return head.model_copy(update=changes)
 
 
 def _matching(head: Settings, config: Path) -> Layer:
@@ -44,12 +43,3 @@ def _matching(head: Settings, config: Path) -> Layer:
         if "name" in entry and entry["name"].value == head.display_name:
             return entry
     return shared
-
-
-def _checked(base: Settings, origin: str) -> Settings:
-    if base.precision == "int8" and not base.calibration_data:
-        raise SettingsError(
-            f"The base is int8 (by {origin}), and there is no `calibration-data` to build it.",
-            fix="Set `calibration-data`, or compare with another precision: `base-precision: fp32`.",
-        )
-    return base
