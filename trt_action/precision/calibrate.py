@@ -52,6 +52,7 @@ def magnitudes(
         maxima, sizes = np.maximum(maxima, largest.astype(np.float32)), np.maximum(sizes, counts.astype(np.int64))
     if method == "percentile":
         maxima = _percentiles(session, maxima, sizes, batches)
+    large.discard(path)
     return {name: float(value) for name, value in zip(names, maxima, strict=True)}
 
 

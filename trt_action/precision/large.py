@@ -53,6 +53,12 @@ def save(model: ModelProto, path: Path) -> None:
     path.write_bytes(lean.SerializeToString(deterministic=True))
 
 
+def discard(path: Path) -> None:
+    """Remove an intermediate file and its weights: of a large model, each one takes gigabytes of the disk."""
+    path.unlink(missing_ok=True)
+    data_of(path).unlink(missing_ok=True)
+
+
 def through_protobuf(change: Callable[[ModelProto], ModelProto], model: ModelProto) -> ModelProto:
     """`change(model)` for a change that serialises the model and does not look at weights: a large model goes
     through it with its weights declared as inputs, and gets them back afterwards."""

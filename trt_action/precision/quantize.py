@@ -76,6 +76,8 @@ def optimize(model: ModelProto, folder: Path) -> ModelProto:
     large.save(model, source)
     runtime.session(source, fold_into=target, external=large.is_large(model))
     folded = graphs.read(target)
+    large.discard(source)
+    large.discard(target)
     had = {node.domain for node in graphs.walk(model.graph)}
     return folded if {node.domain for node in graphs.walk(folded.graph)} <= had else model
 
