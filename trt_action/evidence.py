@@ -235,7 +235,7 @@ class Comparison(Record):
 
 
 class OutputParity(Record):
-    """Numeric difference of one output from the FP32 reference over all compared samples.
+    """Numeric difference of one output from the FP32 reference of the same model over all compared samples.
 
     All numbers are null where they have no value: no elements, shapes that differ, or NaN/Inf on one side only.
     """
@@ -251,18 +251,22 @@ class OutputParity(Record):
     top5_agreement: float | None = Field(
         None, description="Share of samples whose reference arg-max is among the five largest."
     )
-    nan: int = Field(0, ge=0)
-    inf: int = Field(0, ge=0)
+    nan: int = Field(0, ge=0, description="NaN elements of this side.")
+    inf: int = Field(0, ge=0, description="Infinite elements of this side.")
+    reference_nan: int = Field(0, ge=0, description="NaN elements of the reference.")
+    reference_inf: int = Field(0, ge=0, description="Infinite elements of the reference.")
 
 
 class Parity(Record):
-    """Per output name."""
+    """Per output name, against the FP32 reference of the side's own model."""
 
     samples: int = Field(ge=0)
     data: Literal["validation", "calibration", "synthetic"]
     data_sha256: Sha256 | None = None
     head: dict[Name, OutputParity]
-    base: dict[Name, OutputParity] | None = None
+    base: dict[Name, OutputParity] | None = Field(
+        None, description="Against base's own FP32 reference; null without a base, or if it has no reference."
+    )
     head_unoptimized: dict[Name, OutputParity] | None = Field(
         None, description="Head's Q/DQ graph with graph optimisation off: what the quantization alone costs."
     )

@@ -74,7 +74,7 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
             stages.measure_sides(draft, work, head, feeds, progress)
     if "accuracy" in parts:
         with work.stage(draft, "accuracy", "Accuracy") as progress:
-            draft.accuracy = stages.check_accuracy(draft, work, head, validation, calibration, progress)
+            draft.accuracy = stages.check_accuracy(draft, work, head, base, validation, calibration, progress)
     draft.gates = judge.judge(
         work.settings, head=draft.head, base=draft.base, comparison=draft.comparison, accuracy=draft.accuracy
     )

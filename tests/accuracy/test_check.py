@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from trt_action import accuracy, data, engine, model
-from trt_action.accuracy import infer
+from trt_action.accuracy.infer import Children, Feeds
 from trt_action.accuracy.store import Writer
 from trt_action.data import Dataset
 from trt_action.engine.backend import Loadable, RuntimeOptions
@@ -37,7 +37,8 @@ def check(
     folder: Path,
     *,
     engine_path: Path | None = None,
-    base: Path | None = None,
+    base: Model | None = None,
+    base_reference: Loadable | None = None,
     unoptimized: Path | None = None,
     metric: str = "top1",
     progress: Any = None,
@@ -46,7 +47,9 @@ def check(
         info=head.info,
         reference=engine.reference(head),
         head=shipped(engine_path or head.path),
-        base=shipped(base) if base else None,
+        base=shipped(base.path) if base else None,
+        base_info=base.info if base else None,
+        base_reference=base_reference or (engine.reference(base) if base else None),
         head_unoptimized=shipped(unoptimized, "disabled") if unoptimized else None,
         dataset=dataset,
         metric=metric,
@@ -83,6 +86,10 @@ def save(
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+def loaded(path: Path, batch_size: int = 4) -> Model:
+    return model.load(path, label=path.name, batch_size=batch_size)
 
 
 PLAIN = [helper.make_node("MatMul", ["x", "w"], ["y"])]
@@ -138,8 +145,8 @@ def test_digits_against_itself(digits: tuple[Model, Dataset], tmp_path: Path) ->
 def test_digits_at_the_reference_level_is_bit_identical(digits: tuple[Model, Dataset], tmp_path: Path) -> None:
     head, dataset = digits
     found = accuracy.check(
-        info=head.info, reference=engine.reference(head), head=engine.reference(head), base=None,
-        head_unoptimized=None, dataset=dataset, metric="top5", metric_timeout=60, base_dir=tmp_path,
+        info=head.info, reference=engine.reference(head), head=engine.reference(head), base=None, base_info=None,
+        base_reference=None, head_unoptimized=None, dataset=dataset, metric="top5", metric_timeout=60, base_dir=tmp_path,
         work_dir=tmp_path, seed=0, progress=None,
     )  # fmt: skip
     assert found.parity is not None
@@ -147,8 +154,15 @@ def test_digits_at_the_reference_level_is_bit_identical(digits: tuple[Model, Dat
 
 
 def test_digits_head_and_base(digits: tuple[Model, Dataset], tmp_path: Path) -> None:
+    """The base has other weights: its parity is the error of its own engine, not the distance to head's model."""
     head, dataset = digits
-    found = check(head, dataset, tmp_path, base=DIGITS / "base.onnx")
+    base = model.load(DIGITS / "base.onnx", label="base.onnx", batch_size=64)
+    found = check(head, dataset, tmp_path, base=base)
+    assert found.parity is not None
+    assert found.parity.base is not None
+    assert found.parity.base["logits"].relative_l2 is not None
+    assert found.parity.base["logits"].relative_l2 < 1e-5
+    assert found.notes == []
     assert found.task is not None
     assert found.task.base is not None
     assert found.task.drop is not None
@@ -175,8 +189,8 @@ def test_digits_in_int8(digits: tuple[Model, Dataset], tmp_path: Path) -> None:
         options=RuntimeOptions(threads=1), cache=Cache(None, 0), work_dir=tmp_path / "build", timeout=200,
     )  # fmt: skip
     found = accuracy.check(
-        info=head.info, reference=engine.reference(head), head=built.loadable, base=None,
-        head_unoptimized=engine.unoptimized(built), dataset=dataset, metric="top1", metric_timeout=60,
+        info=head.info, reference=engine.reference(head), head=built.loadable, base=None, base_info=None,
+        base_reference=None, head_unoptimized=engine.unoptimized(built), dataset=dataset, metric="top1", metric_timeout=60,
         base_dir=tmp_path, work_dir=tmp_path / "work", seed=0, progress=None,
     )  # fmt: skip
     assert found.parity is not None
@@ -230,7 +244,9 @@ def test_a_base_with_other_inputs_is_left_out_with_a_note(plain: Model, tmp_path
     other = save(
         tmp_path / "other.onnx", [helper.make_node("MatMul", ["features", "w"], ["y"])], inputs={"features": ["N", 4]}
     )
-    found = check(plain, rows(5, np.zeros(5, np.int64)), tmp_path, base=other)
+    found = check(plain, rows(5, np.zeros(5, np.int64)), tmp_path, base=loaded(other))
+    assert found.parity is not None
+    assert found.parity.base is None
     assert found.task is not None
     assert (found.task.base, found.task.drop_from) == (None, "reference")
     assert len(found.notes) == 1
@@ -245,24 +261,78 @@ def test_a_base_with_other_outputs_is_compared_where_it_can_be(plain: Model, tmp
         outputs={"y": ["N", 6], "id": ["N"]},
         dtypes={"id": TensorProto.INT64},
     )
-    found = check(plain, rows(6), tmp_path, base=other)
+    found = check(plain, rows(6), tmp_path, base=loaded(other))
     assert found.parity is not None
     assert found.parity.base is not None
-    assert list(found.parity.base) == ["y"]
+    assert list(found.parity.base) == ["y", "id"]
     assert found.parity.missing_outputs == ["id"]
     assert "no `labels`" in found.not_checked
+
+
+def test_a_base_of_the_same_model_shares_the_reference(plain: Model, tmp_path: Path) -> None:
+    """Its own reference is a file that no runtime loads: the check fails if it is touched."""
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"not a model")
+    found = check(plain, rows(6), tmp_path, base=loaded(plain.path), base_reference=shipped(garbage))
+    assert found.parity is not None
+    assert found.parity.base == found.parity.head
+    assert found.notes == []
+
+
+def test_a_base_at_another_measured_shape(tmp_path: Path) -> None:
+    """Head is measured with an open batch of 4, base has a fixed one of 3: 10 samples are 3 and 4 inferences."""
+    x = rows(10).inputs["x"]
+    labels = (x @ np.linspace(-1, 1, 24).round(3).reshape(4, 6)).argmax(axis=1)
+    head = loaded(save(tmp_path / "head.onnx", PLAIN))
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Mul", ["a", "minus"], ["y"])]
+    base = model.load(save(tmp_path / "base.onnx", nodes, inputs={"x": [3, 4]}, outputs={"y": [3, 6]}), label="base")
+    found = check(head, rows(10, labels), tmp_path, base=base)
+    assert found.notes == []
+    assert found.parity is not None
+    assert found.parity.base is not None
+    assert found.parity.base["y"].max_abs == pytest.approx(0, abs=1e-6)
+    assert found.task is not None
+    assert found.task.base is not None
+    assert (found.task.head.estimate, found.task.base.estimate) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_base_without_a_reference_that_runs_has_no_parity(plain: Model, tmp_path: Path, *, known: bool) -> None:
+    """Known: its reference is broken. Not known: it is an engine that was kept without its model."""
+    other = loaded(save(tmp_path / "other.onnx", [*PLAIN, helper.make_node("Neg", ["y"], ["unused"])]))
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"not a model")
+    found = accuracy.check(
+        info=plain.info, reference=engine.reference(plain), head=shipped(plain.path), base=shipped(other.path),
+        base_info=other.info, base_reference=shipped(garbage) if known else None, head_unoptimized=None,
+        dataset=rows(6, np.zeros(6, np.int64)), metric="top1", metric_timeout=60, base_dir=tmp_path,
+        work_dir=tmp_path / "work", seed=0, progress=None,
+    )  # fmt: skip
+    assert found.parity is not None
+    assert found.parity.base is None
+    assert found.task is not None
+    assert found.task.base is not None
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("Base has no parity: ")
+
+
+def test_a_base_whose_reference_gives_nan_is_named(plain: Model, tmp_path: Path) -> None:
+    broken = loaded(save(tmp_path / "broken.onnx", BROKEN))
+    found = check(plain, rows(5), tmp_path, base=broken)
+    assert found.parity is not None
+    assert found.parity.base is not None
+    assert (found.parity.base["y"].nan, found.parity.base["y"].reference_nan) == (30, 30)
+    assert found.notes == ["Base's FP32 reference itself gives NaN or infinity in `y`."]
 
 
 def test_a_base_with_another_number_of_classes(plain: Model, tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Concat", ["a", "a"], ["y"], axis=1)]
     other = save(tmp_path / "other.onnx", nodes, outputs={"y": ["N", 12]})
-    found = check(plain, rows(6, np.zeros(6, np.int64)), tmp_path, base=other)
+    found = check(plain, rows(6, np.zeros(6, np.int64)), tmp_path, base=loaded(other))
     assert found.parity is not None
     assert found.parity.base is not None
-    assert found.parity.base["y"].max_abs is None
-    assert found.notes == [
-        "Base gives `y` in shape [4, 12], the FP32 reference in [4, 6]: there is no difference to compute."
-    ]
+    assert found.parity.base["y"].max_abs is not None
+    assert found.notes == []
     assert found.task is not None
     assert found.task.base is not None
 
@@ -315,7 +385,7 @@ def test_a_users_metric_end_to_end(plain: Model, tmp_path: Path) -> None:
     with pytest.raises(MetricError, match=r"On the outputs of reference: .* no function `median`"):
         check(plain, rows(4, np.zeros(4)), tmp_path, metric="m.py:median")
     renamed = save(tmp_path / "o.onnx", [helper.make_node("MatMul", ["x", "w"], ["z"])], outputs={"z": ["N", 6]})
-    found = check(plain, rows(4, np.zeros(4)), tmp_path, metric="m.py:mean", base=renamed)
+    found = check(plain, rows(4, np.zeros(4)), tmp_path, metric="m.py:mean", base=loaded(renamed))
     assert found.task is not None
     assert (found.task.base, found.task.drop_from) == (None, "reference")
     assert found.notes == ["`m.py:mean` is not computed for base, which lacks the output `y`."]
@@ -336,7 +406,10 @@ def test_time_is_limited(plain: Model, tmp_path: Path) -> None:
     with Writer(tmp_path / "feeds") as writer:
         for _ in range(3):
             writer.append("x", np.ones((1, 4), np.float32))
-    with pytest.raises(MeasureError, match="of 3 samples were done within 0 s"):
-        infer.outputs(
-            shipped(plain.path), tmp_path / "feeds", tmp_path / "out", rows=[1, 1, 1], batch=1, label="head", timeout=0
-        )
+    feeds = Feeds(tmp_path / "feeds", [1, 1, 1], 1)
+    engine_of_head = shipped(plain.path)
+    with Children() as children:
+        with pytest.raises(MeasureError, match="of 3 samples were done within 0 s"):
+            children.outputs(engine_of_head, feeds, tmp_path / "late", label="head", timeout=0, progress=None)
+        again = children.outputs(engine_of_head, feeds, tmp_path / "out", label="head", timeout=60, progress=None)
+    assert again.shapes("y") == [(1, 6)] * 3

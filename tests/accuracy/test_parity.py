@@ -78,6 +78,10 @@ def test_a_broken_output_has_no_difference_but_a_count(broken: float) -> None:
     found = compare([(reference, other)])
     assert (found.max_abs, found.mean_abs, found.relative_l2, found.cosine) == (None, None, None, None)
     assert (found.nan, found.inf) == ((1, 0) if np.isnan(broken) else (0, 1))
+    assert (found.reference_nan, found.reference_inf) == (0, 0)
+    turned = compare([(other, reference), (other, reference[:2])])
+    assert (turned.nan, turned.inf) == (0, 0)
+    assert (turned.reference_nan, turned.reference_inf) == ((2, 0) if np.isnan(broken) else (0, 2))
 
 
 def test_nan_in_a_row_is_no_agreement() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from trt_action import data, user_code
-from trt_action.accuracy import infer, parity, task
+from trt_action import data, samples, user_code
+from trt_action.accuracy import parity, task
+from trt_action.accuracy.infer import Children, Feeds
 from trt_action.accuracy.store import Store, Writer
 from trt_action.data import Dataset
 from trt_action.engine.backend import Array, Loadable
-from trt_action.errors import DataError, StorageError
+from trt_action.errors import BuildError, DataError, MeasureError, OutOfMemoryError, StorageError, TrtActionError
 from trt_action.evidence import Accuracy, ModelInfo, OutputParity, Parity, TaskMetric
 from trt_action.inputs import quote, quote_all
 from trt_action.process import Progress
@@ -27,7 +29,19 @@ SIDES = {
     "reference": "the FP32 reference",
     "head": "head",
     "base": "base",
+    "base_reference": "base's FP32 reference",
     "head_unoptimized": "head without graph optimisation",
+}
+
+_FORGIVEN: Mapping[str, tuple[type[TrtActionError], ...]] = {
+    "base": (DataError,),
+    "base_reference": (BuildError, DataError, MeasureError, OutOfMemoryError),
+}
+"""A base that head may be about to repair does not end the check."""
+
+_LEFT_OUT = {
+    "base": "Base is left out of the accuracy check: it cannot take these samples.",
+    "base_reference": "Base has no parity:",
 }
 
 
@@ -37,6 +51,8 @@ def check(
     reference: Loadable,
     head: Loadable,
     base: Loadable | None,
+    base_info: ModelInfo | None,
+    base_reference: Loadable | None,
     head_unoptimized: Loadable | None,
     dataset: Dataset,
     metric: str,
@@ -52,6 +68,9 @@ def check(
     Args:
         reference: FP32 ONNX Runtime of head's model, without graph optimisation.
         base: None if there is none. A base that cannot take these samples is left out, with a note.
+        base_info: base's model, whose measured shape base is fed at; None without a base.
+        base_reference: FP32 ONNX Runtime of base's model; None if there is no such model. Not run where both models
+            are the same: then head's serves both.
         head_unoptimized: the prepared Q/DQ graph without graph optimisation (None for graphs without Q/DQ).
         metric: `top1`, `top5` or `file.py:function`, relative to `base_dir`.
         metric_timeout: seconds, for each side.
@@ -63,14 +82,31 @@ def check(
         MeasureError, OutOfMemoryError: an engine crashed, hung or ran out of memory.
         StorageError: the disk is full or not writable.
     """
-    engines = {"reference": reference, "head": head, "base": base, "head_unoptimized": head_unoptimized}
+    same_model = base_info is not None and (base_info.sha256, base_info.shapes) == (info.sha256, info.shapes)
+    engines = {
+        "reference": reference,
+        "head": head,
+        "head_unoptimized": head_unoptimized,
+        "base": base,
+        "base_reference": None if base is None or same_model else base_reference,
+    }
     wanted = {side: loadable for side, loadable in engines.items() if loadable is not None}
+    against = {
+        "head": "reference",
+        "base": "reference" if same_model else "base_reference",
+        "head_unoptimized": "reference",
+    }
     with _folder(work_dir) as folder:
-        stores, notes = _run_sides(wanted, info, dataset, folder, progress)
-        found = {side: _parity(stores["reference"], store) for side, store in stores.items() if side != "reference"}
+        stores, notes = _run_sides(wanted, info, base_info or info, dataset, folder, progress)
+        found = {
+            side: _parity(stores[other], stores[side])
+            for side, other in against.items()
+            if side in stores and other in stores
+        }
+        sides = {side: store for side, store in stores.items() if side != "base_reference"}
         metrics = task.evaluate(
             metric,
-            _judged(metric, stores, notes),
+            _judged(metric, sides, notes),
             dataset,
             timeout=metric_timeout,
             base_dir=base_dir,
@@ -79,8 +115,10 @@ def check(
             seed=seed,
             progress=progress,
         )
-        notes += _broken_notes(stores, found)
-        missing = _missing(stores)
+        notes += _broken_notes(stores, found, against)
+        missing = _missing(sides)
+    if "base" in stores and not (same_model or base_reference):
+        notes.append("Base has no parity: it is an engine without its ONNX model, so there is no FP32 reference.")
     measured = metrics if isinstance(metrics, TaskMetric) else None
     notes += _optimizer_notes(found, measured)
     if measured is not None and measured.method == task.NO_INTERVAL:
@@ -119,32 +157,49 @@ def _folder(work_dir: Path) -> Iterator[Path]:
 
 
 def _run_sides(
-    engines: Mapping[str, Loadable], info: ModelInfo, dataset: Dataset, folder: Path, progress: Progress | None
+    engines: Mapping[str, Loadable],
+    info: ModelInfo,
+    base_info: ModelInfo,
+    dataset: Dataset,
+    folder: Path,
+    progress: Progress | None,
 ) -> tuple[dict[str, Store], list[str]]:
-    rows, batch = _write_feeds(dataset, info, folder / "feeds")
+    feeds = of_base = _write_feeds(dataset, info, folder / "feeds")
     stores: dict[str, Store] = {}
     notes: list[str] = []
-    for index, (side, loadable) in enumerate(engines.items()):
-        try:
-            stores[side] = infer.outputs(
-                loadable,
-                folder / "feeds",
-                folder / side,
-                rows=rows,
-                batch=batch,
-                label=SIDES[side],
-                timeout=INFER_SECONDS,
-                progress=_within(progress, SIDES[side], index, len(engines)),
-            )
-        except DataError as error:
-            if side != "base":
-                raise
-            notes.append(f"Base is left out of the accuracy check: it cannot take these samples. {error.what}")
+    with Children() as children:
+        for index, (side, loadable) in enumerate(engines.items()):
+            if side == "base_reference" and "base" not in stores:
+                continue
+            try:
+                if side == "base" and base_info.shapes != info.shapes:
+                    of_base = _base_feeds(dataset, base_info, folder / "base-feeds")
+                stores[side] = children.outputs(
+                    loadable,
+                    of_base if side in _FORGIVEN else feeds,
+                    folder / side,
+                    label=SIDES[side],
+                    timeout=INFER_SECONDS,
+                    progress=_within(progress, SIDES[side], index, len(engines)),
+                )
+            except _FORGIVEN.get(side, ()) as error:
+                notes.append(f"{_LEFT_OUT[side]} {error.what}")
     return stores, notes
 
 
-def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> tuple[list[int], int | None]:
-    """Every batch to disk once, for all sides. Returns the rows that count, and the rows of one inference."""
+def _base_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
+    """Head's samples at base's own measured shape, as far as base has the inputs.
+
+    Raises:
+        DataError: inputs that base takes once per inference differ between its samples.
+    """
+    inputs = {name: array for name, array in dataset.inputs.items() if name in info.shapes}
+    samples.check_layout(inputs, info, f"{dataset.origin} data")
+    return _write_feeds(replace(dataset, inputs=inputs), info, folder)
+
+
+def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
+    """Every batch to disk once, for all engines of one model."""
     rows: list[int] = []
     batch: int | None = None
     with Writer(folder) as writer:
@@ -154,7 +209,7 @@ def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> tuple[list[
             rows.append(count)
             for name, chunk in feeds.items():
                 writer.append(name, chunk)
-    return rows, batch
+    return Feeds(folder, rows, batch)
 
 
 def _batch(dataset: Dataset, feeds: Mapping[str, Array]) -> int | None:
@@ -197,27 +252,28 @@ def _missing(stores: Mapping[str, Store]) -> list[str]:
     return list(dict.fromkeys(name for store in stores.values() for name in store.names if name not in everywhere))
 
 
-def _broken_notes(stores: Mapping[str, Store], found: Mapping[str, Mapping[str, OutputParity]]) -> list[str]:
+def _broken_notes(
+    stores: Mapping[str, Store], found: Mapping[str, Mapping[str, OutputParity]], against: Mapping[str, str]
+) -> list[str]:
     """Why a difference has no number: NaN, infinity, or another shape. One sentence per side and output."""
-    reference = stores["reference"]
-    own = {name: parity.count_nonfinite(reference.chunks(name)) for name in reference.names}
     notes = []
-    if broken := [name for name, counts in own.items() if any(counts)]:
-        notes.append(f"The FP32 reference itself gives NaN or infinity in {quote_all(broken)}.")
     for side, outputs in found.items():
-        for name, result in outputs.items():
-            if (result.nan, result.inf) != own[name]:
+        reference = SIDES[against[side]]
+        if broken := [name for name, one in outputs.items() if one.reference_nan or one.reference_inf]:
+            notes.append(f"{_capital(reference)} itself gives NaN or infinity in {quote_all(broken)}.")
+        for name, one in outputs.items():
+            if (one.nan, one.inf) != (one.reference_nan, one.reference_inf):
                 notes.append(
-                    f"{_capital(SIDES[side])} gives {result.nan} NaN and {result.inf} infinite values in "
-                    f"{quote(name)}; the FP32 reference gives {own[name][0]} and {own[name][1]}."
+                    f"{_capital(SIDES[side])} gives {one.nan} NaN and {one.inf} infinite values in "
+                    f"{quote(name)}; {reference} gives {one.reference_nan} and {one.reference_inf}."
                 )
-            pairs = zip(stores[side].shapes(name), reference.shapes(name), strict=True)
+            pairs = zip(stores[side].shapes(name), stores[against[side]].shapes(name), strict=True)
             if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
                 notes.append(
-                    f"{_capital(SIDES[side])} gives {quote(name)} in shape {list(differ[0])}, the FP32 reference in "
+                    f"{_capital(SIDES[side])} gives {quote(name)} in shape {list(differ[0])}, {reference} in "
                     f"{list(differ[1])}: there is no difference to compute."
                 )
-    return notes
+    return list(dict.fromkeys(notes))
 
 
 def _capital(text: str) -> str:

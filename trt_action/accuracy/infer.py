@@ -1,10 +1,12 @@
-"""Run one engine over all samples in a child process; its outputs go to disk."""
+"""Run engines over all samples in child processes; their outputs go to disk."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,55 +20,80 @@ _TELL_EVERY = 0.25  # seconds between two progress messages
 _GRACE = 120.0  # seconds for loading and one batch beyond the child's own time limit
 
 
-def outputs(
-    loadable: Loadable,
-    feeds: Path,
-    out: Path,
-    *,
-    rows: list[int],
-    batch: int | None,
-    label: str,
-    timeout: float,
-    progress: Progress | None = None,
-) -> Store:
-    """Run a fresh child over the feeds.
+@dataclass(frozen=True)
+class Feeds:
+    """What one model is fed with.
 
-    Args:
-        feeds: folder of a `Store` with one chunk per inference and input, each at the measured shape.
-        out: folder to be made, for the outputs.
-        rows: how many leading rows of each inference are samples; the rest is padding and is cut.
-        batch: rows of one inference; None for a model without a batch axis.
-        timeout: seconds.
-
-    Returns:
-        One chunk per inference and output, axis 0 = samples. An output without the batch axis becomes one row per
-        inference. Text outputs are left out.
-
-    Raises:
-        TrtActionError: what the child met, with `label` in front; `MeasureError` when time is up or it crashed.
+    `folder` holds a `Store` with one chunk per inference and input, each at the measured shape. `rows`: how many
+    leading rows of each inference are samples; the rest is padding. `batch`: rows of one inference; None for a model
+    without a batch axis.
     """
-    request: Message = {
-        "loadable": loadable.as_json(),
-        "feeds": str(feeds),
-        "out": str(out),
-        "rows": rows,
-        "batch": batch,
-        "timeout": timeout,
-    }
-    try:
-        process.call(
-            "trt_action.accuracy.infer:serve", request, timeout=timeout + _GRACE, progress=progress, died=MeasureError
-        )
-    except TrtActionError as error:
-        raise type(error)(f"Accuracy of {label}: {error.what}", why=error.why, fix=error.fix) from None
-    return Store(out)
+
+    folder: Path
+    rows: list[int]
+    batch: int | None
+
+
+class Children:
+    """One child per backend, kept from engine to engine: starting Python and importing the runtime takes longer than
+    a small model takes for all samples. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, process.Child] = {}
+
+    def outputs(
+        self, loadable: Loadable, feeds: Feeds, out: Path, *, label: str, timeout: float, progress: Progress | None
+    ) -> Store:
+        """Run one engine over the feeds. If it fails, its child ends with it and the next engine gets another.
+
+        Args:
+            out: folder to be made, for the outputs.
+            timeout: seconds.
+
+        Returns:
+            One chunk per inference and output, axis 0 = samples, padding cut. An output without the batch axis becomes
+            one row per inference. Text outputs are left out.
+
+        Raises:
+            TrtActionError: what the child met, with `label` in front; `MeasureError` when time is up or it crashed.
+        """
+        request: Message = {
+            "loadable": loadable.as_json(),
+            "feeds": str(feeds.folder),
+            "out": str(out),
+            "rows": feeds.rows,
+            "batch": feeds.batch,
+            "timeout": timeout,
+        }
+        try:
+            self._child(loadable.backend).request(request, timeout=timeout + _GRACE, progress=progress)
+        except TrtActionError as error:
+            self._running.pop(loadable.backend).kill()
+            raise type(error)(f"Accuracy of {label}: {error.what}", why=error.why, fix=error.fix) from None
+        return Store(out)
+
+    def _child(self, backend: str) -> process.Child:
+        if backend not in self._running:
+            self._running[backend] = process.Child("trt_action.accuracy.infer:serve", died=MeasureError)
+        return self._running[backend]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        for child in self._running.values():
+            child.__exit__(exc_type, exc, tb)
 
 
 def serve(channel: Channel) -> None:
-    """The child's side: one request, one answer."""
-    request = channel.receive()
-    if request is None:
-        return
+    """The child's side: one answer per request, until the parent has no more."""
+    while (request := channel.receive()) is not None:
+        _serve_one(request, channel)
+
+
+def _serve_one(request: Message, channel: Channel) -> None:
     from trt_action import engine
 
     loadable = Loadable.from_json(request["loadable"])

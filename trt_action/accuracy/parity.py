@@ -36,22 +36,13 @@ def compare(pairs: Iterable[tuple[Array, Array]]) -> OutputParity:
     return total.result()
 
 
-def count_nonfinite(chunks: Iterable[Array]) -> tuple[int, int]:
-    """Number of NaN and of infinite elements."""
-    total = _Total()
-    for chunk in chunks:
-        for (values,) in _blocks(chunk):
-            total.count(values)
-    return total.nan, total.inf
-
-
 class _Total:
     def __init__(self) -> None:
         self.comparable = True
         self.max_abs = 0.0
         self.sum_abs = self.sum_difference2 = self.sum_reference2 = self.sum_other2 = self.sum_product = 0.0
         self.compared = 0
-        self.nan = self.inf = 0
+        self.reference, self.other = _NonFinite(), _NonFinite()
         self.discrete = _Share()
         self.top1 = _Share()
         self.top5 = _Share()
@@ -59,19 +50,17 @@ class _Total:
     def add(self, reference: Array, other: Array) -> None:
         if reference.shape != other.shape:
             self.comparable = False
-            for (values,) in _blocks(other):
-                self.count(values)
+            for array, counts in ((reference, self.reference), (other, self.other)):
+                for (values,) in _blocks(array):
+                    counts.add(values)
             return
         for left, right in _blocks(reference, other):
-            self.count(right)
+            self.reference.add(left)
+            self.other.add(right)
             self._elements(left, right)
         if is_discrete(reference.dtype) and is_discrete(other.dtype):
             self.discrete.add(reference == other)
         self._ranking(reference, other)
-
-    def count(self, values: npt.NDArray[np.float64]) -> None:
-        self.nan += int(np.isnan(values).sum())
-        self.inf += int(np.isinf(values).sum())
 
     def _elements(self, reference: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> None:
         finite = np.isfinite(reference) & np.isfinite(other)
@@ -116,9 +105,20 @@ class _Total:
             cosine=_cosine(self.sum_product, length, other_length) if known else None,
             top1_agreement=agreement.value(),
             top5_agreement=self.top5.value(),
-            nan=self.nan,
-            inf=self.inf,
+            nan=self.other.nan,
+            inf=self.other.inf,
+            reference_nan=self.reference.nan,
+            reference_inf=self.reference.inf,
         )
+
+
+class _NonFinite:
+    def __init__(self) -> None:
+        self.nan = self.inf = 0
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        self.nan += int(np.isnan(values).sum())
+        self.inf += int(np.isinf(values).sum())
 
 
 class _Share:
