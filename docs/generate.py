@@ -1,6 +1,7 @@
 """Writes the generated parts of the documents; `--check` only compares (a test runs it).
 
-README.md and docs/*.md hold `<!-- begin:NAME -->` … `<!-- end:NAME -->`; the text between comes from the code.
+README.md and docs/*.md hold `<!-- begin:NAME -->` … `<!-- end:NAME -->`, action.yml holds `# begin:NAME` … `# end:NAME`; the
+text between comes from the code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trt_action import errors, settings
+from trt_action import errors, results, settings
 from trt_action.evidence import Evidence
 from trt_action.settings import options
 
@@ -22,16 +23,18 @@ ROOT = Path(__file__).parents[1]
 def settings_table() -> str:
     """One row per setting, in the order of the table in `settings/options.py`."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
-    for option in options.OPTIONS:
-        default = option.default
-        if isinstance(default, bool):
-            default = str(default).lower()
-        elif isinstance(default, list):
-            default = ", ".join(default)
-        shown = "" if default in (None, "") else f"`{default}`"
-        choices = f" One of: {', '.join(f'`{c}`' for c in option.choices)}." if len(option.choices) > 1 else ""
-        rows.append(f"| `{option.name}` | {shown} | {(option.help + choices).replace('|', chr(92) + '|')} |")
-    return "\n".join(rows)
+    return "\n".join(rows + [_row(option) for option in options.OPTIONS])
+
+
+def _row(option: options.Option) -> str:
+    default = option.default
+    if isinstance(default, bool):
+        default = str(default).lower()
+    elif isinstance(default, list):
+        default = ", ".join(default)
+    shown = "" if default in (None, "") else f"`{default}`"
+    choices = f" One of: {', '.join(f'`{c}`' for c in option.choices)}." if len(option.choices) > 1 else ""
+    return f"| `{option.name}` | {shown} | {(option.help + choices).replace('|', chr(92) + '|')} |"
 
 
 def exit_codes() -> str:
@@ -51,7 +54,52 @@ def exit_codes() -> str:
     return "\n".join(rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {"settings": settings_table, "exit-codes": exit_codes}
+def action_inputs() -> str:
+    """The block `inputs:` of action.yml. Settings have no default there: an input that is given, even by a default, would
+    win over the config file."""
+    rows = ["inputs:"]
+    for option in (*options.OPTIONS, *options.ACTION_OPTIONS):
+        default = ",".join(option.default) if isinstance(option.default, list) else option.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default or "")
+        text = option.help
+        if option.choices:
+            text += f" One of: {', '.join(option.choices)}."
+        if shown:
+            text += f" Default: {shown}."
+        token = "${{ github.token }}" if option.name == "github-token" else ""
+        rows += [f"  {option.name}:", f"    description: {json.dumps(text, ensure_ascii=False)}"]
+        rows += ["    required: false", f'    default: "{token}"']
+    return "\n".join(rows)
+
+
+def action_outputs() -> str:
+    """The block `outputs:` of action.yml."""
+    rows = ["outputs:"]
+    for name, text in results.OUTPUTS.items():
+        rows += [f"  {name}:", f"    description: {json.dumps(text, ensure_ascii=False)}"]
+    return "\n".join(rows)
+
+
+def inputs_table() -> str:
+    """One row per input that only the action has; every setting is an input too."""
+    rows = ["| input | default | meaning |", "|---|---|---|"]
+    return "\n".join(rows + [_row(option) for option in options.ACTION_OPTIONS])
+
+
+def outputs_table() -> str:
+    """One row per output of the action."""
+    return "\n".join(
+        ["| output | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in results.OUTPUTS.items())]
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "exit-codes": exit_codes,
+    "action-inputs": inputs_table,
+    "action-outputs": outputs_table,
+}
+YAML_PARTS: dict[str, Callable[[], str]] = {"inputs": action_inputs, "outputs": action_outputs}
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
     "docs/evidence.schema.json": Evidence.model_json_schema,
     "docs/config.schema.json": settings.config_schema,
@@ -67,6 +115,12 @@ def generated() -> dict[Path, str]:
             pattern = re.compile(rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)", re.DOTALL)
             text = pattern.sub(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
         found[path] = text
+    action = ROOT / "action.yml"
+    text = action.read_text()
+    for name, part in YAML_PARTS.items():
+        pattern = re.compile(rf"(# begin:{name}\n).*?(# end:{name}\n)", re.DOTALL)
+        text = pattern.sub(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
+    found[action] = text
     for relative, schema in SCHEMAS.items():
         found[ROOT / relative] = json.dumps(schema(), indent=2) + "\n"
     return found

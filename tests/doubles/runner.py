@@ -92,6 +92,8 @@ class Running:
             subprocess.run(["docker", "rm", "--force", self.name], capture_output=True, check=False)
             raise
         self._reader.join(timeout)
+        if self._process.stdout:
+            self._process.stdout.close()
         outputs = read_file_command(self._files["GITHUB_OUTPUT"].read_text())
         return Step(code, "".join(self._lines), self._first, outputs, self._files["GITHUB_STEP_SUMMARY"].read_text())
 

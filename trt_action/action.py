@@ -1,0 +1,207 @@
+"""The door for the GitHub Action: environment → event → settings → pipeline → delivery → exit code.
+
+The first line is printed before anything heavy is imported: whoever watches the log sees at once that it lives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from trt_action import __version__, errors
+
+if TYPE_CHECKING:
+    from trt_action.console import Console
+    from trt_action.evidence import Evidence
+    from trt_action.job import Job
+    from trt_action.settings import Settings
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main() -> int:
+    """Run the step. Returns its exit code; never raises, never shows a traceback."""
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+    env, started = os.environ, time.time()
+    _first_line(env)
+    try:
+        return _step(env, started)
+    except errors.TrtActionError as error:
+        return _tell(error)
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: a person gets a message, the log gets the rest
+        return _tell(_bug(error))
+    finally:
+        _leave(env, started)
+
+
+def _first_line(env: Mapping[str, str]) -> None:
+    names = ("GITHUB_EVENT_NAME", "GITHUB_REPOSITORY", "GITHUB_REF", "GITHUB_SHA")
+    line = " · ".join([f"trt-action {__version__}", *(env[name] for name in names if env.get(name))])
+    printable = "".join(c if c.isprintable() else " " for c in line)
+    sys.stdout.write(printable.replace("::", ": :") + "\n")
+    sys.stdout.flush()
+
+
+def _step(env: Mapping[str, str], started: float) -> int:
+    from trt_action.github import commands, event, inputs
+    from trt_action.job import Job, read_payload
+
+    asked = inputs.read(env)
+    commands.mask(asked.token)
+    activity = event.decide(
+        env.get("GITHUB_EVENT_NAME", ""),
+        read_payload(env),
+        env,
+        allow_untrusted_fork=asked.allow_untrusted_fork,
+        activity=asked.activity,
+    )
+    commands.plain(f"{activity.kind}: {activity.reason}")
+    job = Job(env, asked, activity, started)
+    if activity.kind == "nothing":
+        return errors.EXIT_PASSED
+    from trt_action import delivery
+
+    if activity.kind == "report":
+        return delivery.report_others(job)
+    if activity.kind == "promote":
+        commands.plain(delivery.would_promote(job))
+        return errors.EXIT_PASSED
+    return _measure(job)
+
+
+def _measure(job: Job) -> int:
+    """Measure every model, here or in a container with a GPU, and deliver; also an error, which readers must see."""
+    from trt_action import container, delivery, settings
+    from trt_action.github import commands
+
+    chosen: list[Settings] = []
+    try:
+        chosen = settings.load({}, job.env, job.workspace)
+        if _needs_sibling(job, chosen):
+            return container.run_sibling(job.inputs.gpus, job.env, log=commands.plain)
+        evidences = _evidences(job, chosen)
+    except errors.InterruptedRunError:
+        raise
+    except errors.TrtActionError as error:
+        evidences = [_failed(job, chosen, error)]
+    except Exception as error:  # noqa: BLE001 - a bug must reach the pull request too
+        evidences = [_failed(job, chosen, _bug(error))]
+    return delivery.deliver(job, chosen, evidences)
+
+
+def _wants_gpu(job: Job, chosen: Sequence[Settings]) -> bool:
+    if job.inputs.gpus != "auto":
+        return job.inputs.gpus != "none"
+    return job.inputs.gpu is not None or any(one.backend.startswith("tensorrt") for one in chosen)
+
+
+def _needs_sibling(job: Job, chosen: Sequence[Settings]) -> bool:
+    from trt_action import container, gpu
+
+    if not _wants_gpu(job, chosen) or gpu.visible():
+        return False
+    if container.is_sibling(job.env) or not container.socket_is_there():
+        raise container.no_gpu(job.env)
+    return True
+
+
+def _evidences(job: Job, chosen: Sequence[Settings]) -> list[Evidence]:
+    """The evidence of every model, in order. GPUs are checked first and held meanwhile."""
+    from trt_action import console, gpu
+    from trt_action.github import commands
+
+    found = gpu.visible() if _wants_gpu(job, chosen) else []
+    if found:
+        commands.plain(f"GPU: {gpu.described(found)}")
+    if job.inputs.gpu:
+        gpu.check_expected(job.inputs.gpu, found)
+    talk = console.console(sys.stdout)
+    shared = chosen[0].cache_folder() or job.workspace
+    uuids = [one.uuid for one in found]
+    with gpu.locked(uuids, shared, timeout=job.inputs.gpu_lock_timeout, log=commands.plain):
+        evidences: list[Evidence] = []
+        for one in chosen:
+            evidences.append(_one(job, one, chosen, talk))
+            if _was_stopped(evidences[-1]):
+                break
+        return evidences
+
+
+def _was_stopped(evidence: Evidence) -> bool:
+    return evidence.error is not None and evidence.error.exit_code == errors.InterruptedRunError.exit_code
+
+
+def _one(job: Job, one: Settings, chosen: Sequence[Settings], talk: Console) -> Evidence:
+    """The evidence of one model, written as soon as it is there."""
+    from trt_action import delivery, pipeline, report
+
+    talk.note(one.display_name)
+    talk.settings(one.effective(), one.sources)
+    evidence = pipeline.run(one, console=talk, cwd=job.workspace, source=job.source(), auto_base=job.activity.base)
+    report.write_evidence(evidence, delivery.folder_of(one, chosen))
+    return evidence
+
+
+def _failed(job: Job, chosen: Sequence[Settings], error: errors.TrtActionError) -> Evidence:
+    """The evidence of a run that ended before its pipeline began; written, so that a later job can report it."""
+    from trt_action import delivery, report
+    from trt_action.draft import error_info
+    from trt_action.evidence import Evidence, Tool
+
+    evidence = Evidence(
+        tool=Tool(version=__version__),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        outcome="failed",
+        error=error_info(error),
+        source=job.source(),
+        settings=chosen[0].effective() if chosen else {},
+    )
+    report.write_evidence(evidence, delivery.folder_of(chosen[0], chosen) if chosen else job.default_output)
+    return evidence
+
+
+def _tell(error: errors.TrtActionError) -> int:
+    """An error that no comment can carry."""
+    from trt_action.console import clean
+    from trt_action.github import commands
+
+    text = " ".join(clean(part) for part in (error.what, error.why, error.fix) if part)
+    commands.Annotations().add("error", text, title=error.title)
+    return error.exit_code
+
+
+def _bug(error: Exception) -> errors.TrtActionError:
+    """The details go to the log of the step: the container and its files are gone after it."""
+    from trt_action.github import commands
+
+    commands.plain("".join(traceback.format_exception(error)))
+    return errors.InternalError(
+        f"{type(error).__name__}: {str(error)[:500]}",
+        why="The details are in the log of this step.",
+        fix="Please report it with that part of the log.",
+    )
+
+
+def _leave(env: Mapping[str, str], started: float) -> None:
+    """Children are gone, and what lies in the workspace belongs to its owner, however the step ended."""
+    from trt_action import ownership, process
+
+    process.end_all()
+    for name in ("GITHUB_WORKSPACE", "HOME"):
+        if env.get(name, "").startswith("/github/"):
+            ownership.hand_over(Path(env[name]), since=started - 1)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    """The first signal ends the run in order; the runner's later ones must not end the leaving."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise errors.InterruptedRunError(f"Stopped by {signal.Signals(number).name}: the job was cancelled.")

@@ -1,0 +1,225 @@
+"""How a run's results reach the workflow and the pull request: files, summary, comment, check, annotations, outputs.
+
+What cannot be delivered is told and changes no verdict: the exit code comes from the evidence.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trt_action import console, errors, report, results
+from trt_action.console import clean
+from trt_action.draft import error_info
+from trt_action.evidence import Evidence
+from trt_action.github import checks, commands, report_job
+from trt_action.github import comment as comments
+from trt_action.github.comment import CommentResult, Run
+from trt_action.job import Job, read_payload
+from trt_action.report.headline import headline, overall
+from trt_action.results import Written
+from trt_action.settings import Settings
+
+SMALLEST_SUMMARY = 1_000
+"""Bytes; with less room left in the step's summary, nothing is added."""
+
+
+def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence]) -> int:
+    """Everything that a measuring step owes its readers. Returns the exit code.
+
+    Args:
+        chosen: the settings of each evidence; empty if they could not be read.
+
+    Raises:
+        StorageError: the workspace or the runner's files cannot be written.
+    """
+    notes = commands.Annotations()
+    code = exit_code(evidences, chosen)
+    files, template, template_code = _files(job, chosen, evidences, notes)
+    code = code or template_code
+    _summary(job, evidences)
+    result = _comment(job, evidences, template) if code != errors.InterruptedRunError.exit_code else _STOPPED
+    _tell_comment(job, result, notes)
+    _check(job, evidences)
+    config = chosen[0].config_file if chosen else None
+    for one in evidences:
+        results.annotate(notes, one, job.workspace, config, report_only=job.inputs.report_only)
+    with commands.foreign():
+        for one in evidences:
+            console.console(sys.stdout).show(report.terminal(one))
+    _outputs(evidences, files, result.url)
+    if job.activity.kind == "publish":
+        commands.plain(would_publish(job, evidences))
+    return _report_only(job, code, notes)
+
+
+_STOPPED = CommentResult(None, False, "No comment: the run was stopped before its end.")
+
+
+def folder_of(one: Settings, chosen: Sequence[Settings]) -> Path:
+    """Where the evidence of one of the models goes."""
+    return one.output if len(chosen) == 1 else chosen[0].output / report.slug(one.display_name)
+
+
+def exit_code(evidences: Sequence[Evidence], chosen: Sequence[Settings]) -> int:
+    """An error's own code before 1, 1 before 3, 3 before 0; each model by its own `on-inconclusive`."""
+    rules = [one.on_inconclusive for one in chosen[: len(evidences)]] or ["pass"] * len(evidences)
+    codes = [report_job.exit_code([one], rule) for one, rule in zip(evidences, rules, strict=True)]
+    return max(codes, key=lambda code: (code not in (0, 1, 3), code == 1, code == 3, code))
+
+
+def _files(
+    job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence], notes: commands.Annotations
+) -> tuple[Written, Path | None, int]:
+    """Comment, summary and report beside the evidence. A broken template of the user's is an error of its own, and
+    the results are shown without it: (files, usable template, exit code)."""
+    folder = chosen[0].output if chosen else job.default_output
+    template, code = (chosen[0].template if chosen else None), 0
+    try:
+        written = report.write(evidences, folder, template=template)
+    except errors.SettingsError as error:
+        results.annotate_error(notes, error_info(error), job.workspace)
+        template, code = None, error.exit_code
+        written = report.write(evidences, folder)
+    folders = [folder_of(one, chosen) for one in chosen[: len(evidences)]] or [folder]
+    files = Written(tuple(job.shown(place / "evidence.json") for place in folders), job.shown(written["report"]))
+    return files, template, code
+
+
+def _summary(job: Job, evidences: Sequence[Evidence]) -> None:
+    budget = commands.summary_budget(job.env)
+    if job.inputs.summary and budget > SMALLEST_SUMMARY:
+        commands.summary(report.summary(evidences, budget=budget), job.env)
+
+
+def _comment(job: Job, evidences: Sequence[Evidence], template: Path | None) -> CommentResult:
+    """The comment on the pull request of this event."""
+    pull = job.activity.pull_request
+    if pull is None:
+        return CommentResult(None, False, "No comment: this event belongs to no pull request.")
+    if job.inputs.comment == "false":
+        return CommentResult(None, False, "No comment: `comment: false`.")
+    client = job.client(commands.plain)
+    if client is None:
+        return CommentResult(None, False, "No comment: there is no token (`github-token`).")
+    body = report.comment(evidences, template=template, budget=comments.BUDGET, comment_id=job.inputs.comment_id)
+    create = job.inputs.comment != "changes-only" or comments.worth_starting(evidences)
+    try:
+        return comments.upsert(
+            client,
+            job.repository,
+            pull.number,
+            job.inputs.comment_id,
+            body,
+            head_sha=pull.head_sha,
+            run=job.run(),
+            create=create,
+        )
+    except errors.GitHubError as error:
+        return CommentResult(None, False, f"No comment: {error.what} {error.fix}".strip())
+
+
+def _tell_comment(job: Job, result: CommentResult, notes: commands.Annotations) -> None:
+    where = f" {result.url}" if result.url else ""
+    commands.plain(result.reason + where)
+    if result.posted or job.activity.pull_request is None or job.inputs.comment == "false":
+        return
+    if not job.activity.can_write:
+        commands.plain(
+            "The token of a fork's or Dependabot's pull request may only read. The job summary holds the results; to "
+            "have a comment, upload the evidence and report it from a `workflow_run` workflow (README, Forks)."
+        )
+    if job.inputs.comment == "true":
+        notes.add("warning", clean(result.reason), title="No comment")
+
+
+def _check(job: Job, evidences: Sequence[Evidence]) -> None:
+    """The optional check run or commit status."""
+    kind, commit = job.inputs.check_run, job.activity.commit
+    client = job.client(commands.plain)
+    if kind == "false" or client is None or not commit:
+        return
+    try:
+        result = checks.publish(
+            client,
+            job.repository,
+            kind=kind,
+            sha=commit,
+            outcome=report_job.overall(evidences),
+            title=str(headline(evidences[0]) if len(evidences) == 1 else overall(evidences)),
+            summary=report.summary(evidences, budget=checks.SUMMARY_BYTES),
+            run_url=job.run_url,
+            name="trt-action" if job.inputs.comment_id == "default" else f"trt-action ({job.inputs.comment_id})",
+        )
+    except errors.GitHubError as error:
+        commands.plain(f"The check could not be set: {error.what}")
+    else:
+        commands.plain(result.reason)
+
+
+def _outputs(evidences: Sequence[Evidence], files: Written, comment_url: str | None) -> None:
+    for name, value in results.outputs(evidences, files, comment_url).items():
+        commands.output(name, value)
+
+
+def _report_only(job: Job, code: int, notes: commands.Annotations) -> int:
+    if job.inputs.report_only and code in (errors.EXIT_GATE_FAILED, errors.EXIT_INCONCLUSIVE):
+        text = f"A gate does not hold (exit code {code}); `report-only: true` keeps the job green."
+        notes.add("warning", text, title="report-only")
+        return errors.EXIT_PASSED
+    return code
+
+
+def report_others(job: Job) -> int:
+    """Activity `report`: the evidence of other jobs becomes one comment. Returns the exit code.
+
+    Raises:
+        SettingsError, EvidenceError, GitHubError: see `github.report_job.run`.
+        StorageError: the runner's files cannot be written.
+    """
+    template = job.env.get("INPUT_TEMPLATE", "").strip()
+    result = report_job.run(
+        job.client(commands.plain),
+        job.inputs,
+        job.activity,
+        job.repository,
+        folder=job.workspace,
+        run=_run_of_evidence(job),
+        on_inconclusive=job.env.get("INPUT_ON-INCONCLUSIVE", "").strip() or "pass",
+        template=job.workspace / template if template else None,
+        log=commands.plain,
+    )
+    for note in result.notes:
+        commands.plain(note)
+    _summary(job, result.evidences)
+    _check(job, result.evidences)
+    paths = report_job.find(job.inputs.evidence, job.workspace)
+    url = next((one.url for one in result.comments if one.url), None)
+    _outputs(result.evidences, Written(tuple(job.shown(path) for path in paths)), url)
+    return _report_only(job, result.exit_code, commands.Annotations())
+
+
+def _run_of_evidence(job: Job) -> Run:
+    """For `workflow_run` the run that measured, so that a late report of an old run does not win."""
+    measured = read_payload(job.env).get("workflow_run")
+    if not isinstance(measured, dict):
+        return job.run()
+    numbers = {"GITHUB_RUN_ID": measured.get("id"), "GITHUB_RUN_ATTEMPT": measured.get("run_attempt")}
+    return Run.of({name: str(value) for name, value in numbers.items()}, job.started)
+
+
+def would_publish(job: Job, evidences: Sequence[Evidence]) -> str:
+    """What a publishing step is about to push, in a sentence."""
+    if job.inputs.push == "false":
+        return "Nothing would be published: `push: false`."
+    if any(one.error or one.outcome != "passed" for one in evidences):
+        return "Nothing would be published: not every gate holds."
+    engines = ", ".join(one.head.engine.sha256[:12] for one in evidences if one.head)
+    return f"Would publish {job.image}:{job.activity.commit[:12]} with engine {engines}. Nothing was pushed."
+
+
+def would_promote(job: Job) -> str:
+    """What a release is about to tag, in a sentence."""
+    measured = f"the digest that was measured for {job.activity.commit[:12]}"
+    return f"Would give {measured} of {job.image} the tag {job.activity.tag}. Nothing was pushed."
