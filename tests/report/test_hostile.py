@@ -43,10 +43,16 @@ def replace(value: Any, write: Callable[[str], str], key: str = "") -> Any:
     """The same JSON with every free text replaced; keys of free-form tables too."""
     if isinstance(value, dict):
         free = key in ("settings", "hardware", "software", "runtime", "hygiene", "nodes")
-        return {(f"{i} {write(k)}"[:999] if free else k): replace(v, write, k) for i, (k, v) in enumerate(value.items())}
+        return {
+            (f"{i} {write(k)}"[:999] if free else k): replace(v, write, k) for i, (k, v) in enumerate(value.items())
+        }
     if isinstance(value, list):
         return [replace(v, write, key) for v in value]
-    if isinstance(value, str) and key not in FIXED and not (key == "name" and value in ("trt-action", *samples.GATE_NAMES)):
+    if (
+        isinstance(value, str)
+        and key not in FIXED
+        and not (key == "name" and value in ("trt-action", *samples.GATE_NAMES))
+    ):
         return write(value)[:999]
     return value
 
@@ -73,7 +79,9 @@ def markdown_structure(source: str) -> Counter[str]:
         kinds = [token.type, *(child.type for child in token.children or ())]
         # Code spans and their HTML form are the same to a reader, and depend on the text.
         found.update(k for k in kinds if k not in ("text", "code_inline", "html_inline", "softbreak"))
-        found.update(tag for c in token.children or () if c.type == "html_inline" for tag in [c.content] if "code" not in tag)
+        found.update(
+            tag for c in token.children or () if c.type == "html_inline" for tag in [c.content] if "code" not in tag
+        )
     return found
 
 
@@ -104,18 +112,22 @@ def writer(texts: Sequence[str]) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("sample", ["regressed", "error", "no_base"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(texts=st.lists(foreign.map(lambda s: re.sub(r"\s", " ", s)), min_size=1, max_size=5))
 def test_foreign_text_changes_no_structure(sample: str, texts: list[str]) -> None:
     evidence = samples.ALL[sample]()
     hostile, tame = rewritten(evidence, writer(texts)), rewritten(evidence, writer([""]))
-    for render in (lambda e: comment([e]), lambda e: comment([e, e]), lambda e: summary([e])):
-        assert markdown_structure(render(hostile)) == markdown_structure(render(tame))
+    for ours, theirs in (
+        (comment([hostile]), comment([tame])),
+        (comment([hostile, hostile]), comment([tame, tame])),
+        (summary([hostile]), summary([tame])),
+    ):
+        assert markdown_structure(ours) == markdown_structure(theirs)
     check_text(comment([hostile]))
 
 
 @pytest.mark.parametrize("sample", ["regressed", "error"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(texts=st.lists(foreign, min_size=1, max_size=5))
 def test_text_of_several_lines_forges_nothing(sample: str, texts: list[str]) -> None:
     source = comment([rewritten(samples.ALL[sample](), lambda _: texts[0] + texts[-1])])
@@ -125,7 +137,7 @@ def test_text_of_several_lines_forges_nothing(sample: str, texts: list[str]) -> 
 
 def check_text(source: str) -> None:
     assert source.startswith("<!-- trt-action:comment id=default -->\n")
-    assert source.count("<!--") == source.count("-->") - source.count('0 -->') == 1
+    assert source.count("<!--") == source.count("-->") - source.count("0 -->") == 1
     assert source.lower().count("<script") == 0
     assert source.count("<details") == source.count("</details>")
     assert source.count("```") in (0, 2)
@@ -152,7 +164,7 @@ class Structure(HTMLParser):
 
 
 @pytest.mark.parametrize("sample", ["regressed", "error", "no_labels"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(texts=st.lists(foreign, min_size=1, max_size=5))
 def test_foreign_text_adds_no_element_to_the_page(sample: str, texts: list[str]) -> None:
     evidence = samples.ALL[sample]()
@@ -164,7 +176,7 @@ def test_foreign_text_adds_no_element_to_the_page(sample: str, texts: list[str])
     assert not hostile.tags["script"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(foreign)
 def test_foreign_text_sends_nothing_to_the_terminal(nasty: str) -> None:
     hostile = rewritten(samples.error(), lambda _: nasty)

@@ -1,8 +1,19 @@
 """Who needs to read what? Everything here is rendered from evidence alone."""
 
-from trt_action.report.markdown import comment, marker, summary
+from trt_action.report.markdown import check_template, comment, marker, summary
 from trt_action.report.page import html
 from trt_action.report.terminal import terminal
 from trt_action.report.writing import read_evidence, slug, write, write_evidence
 
-__all__ = ["comment", "html", "marker", "read_evidence", "slug", "summary", "terminal", "write", "write_evidence"]
+__all__ = [
+    "check_template",
+    "comment",
+    "html",
+    "marker",
+    "read_evidence",
+    "slug",
+    "summary",
+    "terminal",
+    "write",
+    "write_evidence",
+]

@@ -17,6 +17,8 @@ LEFT, RIGHT = 64, WIDTH - 12
 BINS = 90
 COLUMNS = 240
 MOST_POINTS = 600
+HISTOGRAM_WIDTHS, TIME_WIDTHS = 4.0, 7.0
+"""Reach of an axis around the median, in 10–90 % ranges: outliers must not squeeze the rest to a line."""
 
 
 def distribution(sides: Mapping[str, Floats], marks: Mapping[str, Mapping[str, float]]) -> Markup:
@@ -25,7 +27,7 @@ def distribution(sides: Mapping[str, Floats], marks: Mapping[str, Mapping[str, f
     Args:
         marks: side → percentile's name → ms.
     """
-    low, high = _bulk(sides.values(), 4.0)
+    low, high = _bulk(sides.values(), HISTOGRAM_WIDTHS)
     unit, factor = _unit(high)
     edges = np.linspace(low, high, BINS + 1)
     shares = {side: np.histogram(values, edges)[0] / len(values) for side, values in sides.items()}
@@ -87,7 +89,7 @@ def over_time(sides: Mapping[str, Floats], title: str, label: str, breaks: Seque
         label: what the x axis counts.
         breaks: indices at which a new set of processes began.
     """
-    low, high = _bulk(sides.values(), 7.0)
+    low, high = _bulk(sides.values(), TIME_WIDTHS)
     unit, factor = _unit(high)
     top, bottom = 44.0, 224.0
     longest = max(len(v) for v in sides.values())
@@ -142,14 +144,13 @@ def paired(duet: Duet, estimate: Estimate | None, margin: float, tolerance: floa
     for index in range(0, len(percent), step):
         css = f"dot unit{int(duet.unit[index]) % 2}"
         picture.add("circle", css, cx=x(index), cy=y(float(percent[index])), r=2.2)
-    words = f"interval {fmt.change_interval(estimate)}" if estimate else "no interval"
     picture.legend(
         LEFT,
         14,
         [
             ("head", "odd units"),
             ("unit1", "even units"),
-            ("band", words),
+            ("band", "interval of the estimate"),
             ("margin-key", f"margin ± {fmt.percent(margin)}"),
             ("tolerance-key", f"tolerance {fmt.percent(tolerance)}"),
         ],
@@ -179,7 +180,7 @@ def intervals(
         )
     for i, (words, estimate, start, end) in enumerate(rows):
         y = top + 14 + 28 * i
-        side = words if words in ("head", "base") else "head"
+        side = {"base": "base", "FP32 reference": "reference"}.get(words, "head")
         tooltip = f"{words}: {name(estimate)} [{name(start)}, {name(end)}]"
         picture.text(left - 12, y + 4, clip(clean(words), 36), "label", "end")
         picture.line(f"whisker {side}-line", [(x(start), y), (x(end), y)], tooltip)
@@ -209,9 +210,9 @@ def stage_bars(stages: Sequence[Stage]) -> Markup:
     return picture.markup()
 
 
-def beyond(sides: Mapping[str, Floats]) -> str:
-    """What the histogram does not show, in words."""
-    return _beyond(sides, _bulk(sides.values(), 4.0)[1])
+def beyond(sides: Mapping[str, Floats], widths: float = HISTOGRAM_WIDTHS) -> str:
+    """What lies above the histogram's (or with `TIME_WIDTHS` the time line's) edge, in words."""
+    return _beyond(sides, _bulk(sides.values(), widths)[1])
 
 
 def _bulk(many: Iterable[Floats], widths: float) -> tuple[float, float]:

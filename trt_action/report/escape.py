@@ -23,7 +23,7 @@ _BREAK = "&#8203;"
 _INTERVAL = r"\[[−+]?\d[\d.,]*, [−+]?\d[\d.,]*\](?![\[(:])"
 """`[1.8, 2.4]`, which is no link; left as it is because every table is full of it."""
 
-_COMPARISON = r"(?<= )[<>](?= )"
+_COMPARISON = r"(?<= )[<>](?= )|\A<(?= )"
 _SNAKE = r"(?<=[^\W_])_(?=[^\W_])"
 _SPECIAL = re.compile(
     rf"(?P<keep>{_INTERVAL}|{_COMPARISON}|{_SNAKE})"

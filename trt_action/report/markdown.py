@@ -13,8 +13,9 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from trt_action.errors import SettingsError, StorageError
+from trt_action.errors import SettingsError
 from trt_action.evidence import Evidence
+from trt_action.inputs import open_regular, quote
 from trt_action.report import escape
 from trt_action.report import format as fmt
 from trt_action.report.headline import Headline, headline, overall
@@ -88,6 +89,15 @@ def comment(
     """
     chosen = _user_template(template) if template else _environment().get_template("comment.md.j2")
     return _in_budget(chosen, evidences, COMMENT, budget, marker(comment_id), template)
+
+
+def check_template(path: Path) -> None:
+    """What `comment` says about a template that cannot be read or parsed: before the work, not after it.
+
+    Raises:
+        SettingsError, StorageError: as `comment`.
+    """
+    _user_template(path)
 
 
 def summary(evidences: Sequence[Evidence], budget: int = SUMMARY_BUDGET) -> str:
@@ -208,18 +218,19 @@ def _finalize(value: object) -> object:
 
 
 def _user_template(path: Path) -> jinja2.Template:
-    try:
-        source = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(
-            f"The comment template {path} cannot be read: {error}.",
-            fix="Check the setting `template`: a UTF-8 text file, relative to the config file or the working folder.",
-        ) from error
-    if len(source) > _TEMPLATE_LIMIT:
+    with open_regular(path, noun="comment template", wrong=SettingsError) as file:
+        content = file.read(_TEMPLATE_LIMIT + 1)
+    if len(content) > _TEMPLATE_LIMIT:
         raise SettingsError(
-            f"The comment template {path} has {fmt.count(len(source))} characters.",
-            fix=f"A comment holds 65,536 bytes; keep the template below {fmt.count(_TEMPLATE_LIMIT)} characters.",
+            f"The comment template {quote(path)} has more than {fmt.count(_TEMPLATE_LIMIT)} bytes.",
+            fix="A comment holds 65,536 bytes; shorten the template.",
         )
+    try:
+        source = content.decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The comment template {quote(path)} is no UTF-8 text: {error}.", fix="Check the setting `template`."
+        ) from error
     try:
         return _environment().from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:
@@ -230,7 +241,7 @@ def _template_error(path: Path, error: Exception) -> SettingsError:
     where = f", line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     reason = escape.clip(escape.clean(str(error)), 300) or type(error).__name__
     return SettingsError(
-        f"The comment template {path}{where} does not work: {reason}.",
+        f"The comment template {quote(path)}{where} does not work: {reason}.",
         why="Templates are Jinja2 in a sandbox; an undefined name is an error.",
         fix="docs/report.md lists the blocks and the names that they may use.",
     )

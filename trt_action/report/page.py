@@ -54,6 +54,8 @@ def pictures(one: View) -> dict[str, Markup]:
         marks = {role: {p: getattr(latencies[role], f"{p}_ms") for p in PERCENTILES} for role in samples}
         found["distribution"] = charts.distribution(samples, marks)
         found["beyond"] = Markup(html_escape(charts.beyond(samples)))  # noqa: S704
+        cut = charts.beyond(samples, charts.TIME_WIDTHS)
+        found["beyond_in_time"] = Markup(html_escape(cut))  # noqa: S704
         found["tail"] = charts.tail(samples)
         found["over_time"] = charts.over_time(samples, "Latency pass", "sample")
     if evidence.comparison:

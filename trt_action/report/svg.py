@@ -74,7 +74,8 @@ class Drawing:
         """Ticks with thin vertical grid lines from `top` to `y`, and the axis' name at the right end."""
         for tick in scale.ticks():
             self.add("line", "grid", x1=scale(tick), x2=scale(tick), y1=top, y2=y)
-            self.text(scale(tick), y + 16, name(tick), anchor="middle")
+            words = name(tick)
+            self.text(min(scale(tick), WIDTH - 2 - 3.6 * len(words)), y + 16, words, anchor="middle")
         self.text(scale.end, y + 32, label, "axis", "end")
 
     def y_axis(self, scale: Scale, left: float, right: float, label: str, name: Callable[[float], str]) -> None:

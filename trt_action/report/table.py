@@ -149,7 +149,10 @@ def _accuracy_rows(evidence: Evidence) -> Iterable[_Row]:
     gates = ("max-accuracy-drop", "min-accuracy")
     yield _task_row(task, gates) if task else _Row("accuracy", fmt.NONE, NOT_CHECKED, gates=gates)
     if parity and parity.head:
-        yield _Row("error against FP32", _worst(parity.base), _worst(parity.head))
+        # The reference is head's model: another base differs from it by design, not by its precision.
+        same_model = evidence.base and evidence.head and evidence.base.model.sha256 == evidence.head.model.sha256
+        base = _worst(parity.base) if same_model else fmt.NONE
+        yield _Row("error against FP32", base, _worst(parity.head))
 
 
 def _task_row(task: TaskMetric, gates: tuple[str, ...]) -> _Row:
@@ -161,9 +164,9 @@ def _task_row(task: TaskMetric, gates: tuple[str, ...]) -> _Row:
 
 
 def _worst(outputs: Mapping[str, OutputParity] | None) -> str:
-    """The largest relative L2 error over all outputs."""
+    """The largest relative L2 error over all outputs; numbers are null where one side alone is not finite."""
     found = list((outputs or {}).values())
-    if any(one.nan or one.inf for one in found):
+    if any((one.nan or one.inf) and one.max_abs is None for one in found):
         return "NaN or Inf"
     known = [one.relative_l2 for one in found if one.relative_l2 is not None]
     return parts.scientific(max(known)) if known else fmt.NONE
@@ -175,8 +178,16 @@ def _limit_cell(gates: Sequence[Gate], row: _Row, limits: Limits) -> Cell:
     if not mine:
         return fmt.NONE
     worst = min((g.status for g in mine), key=_WORST_FIRST.index)
-    words = ", ".join(clip(g.limit or g.rule, 60) for g in mine[:3])
+    words = ", ".join(clip(_limit_words(g), 60) for g in mine[:3])
     return Mark(worst, f"{words}: {NOT_CHECKED}" if worst == "not-checked" else words)
+
+
+def _limit_words(gate: Gate) -> str:
+    """`≤ 0.5 %`, `≥ 97 %`, `< 50 ms`."""
+    if gate.name == "latency-threshold":
+        return _PERCENTILE.sub("", gate.rule).strip()
+    sign = {"max": "≤ ", "min": "≥ "}.get(gate.name[:3], "")
+    return f"{sign}{gate.limit or gate.rule}"
 
 
 def _is_about(gate: Gate, row: _Row) -> bool:

@@ -111,7 +111,6 @@ _ON_FAILURE = {
     "min-precision-share": "See “Precision achieved”: widen `op-types`, shorten `exclude-nodes`, or lower the share.",
 }
 _ON_DOUBT = {
-    "latency-threshold": "Measure longer: raise `measure-seconds`.",
     "max-accuracy-drop": "Give more labelled samples in `validation-data`.",
     "min-accuracy": "Give more labelled samples in `validation-data`.",
 }
