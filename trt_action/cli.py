@@ -159,7 +159,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from trt_action import judge, report
 
     chosen = _settings(arguments)
-    folder = chosen[0].output
+    folder, template = chosen[0].output, chosen[0].template
+    if template:
+        report.check_template(template)
     console = _console(folder)
     evidences = []
     for one in chosen:
@@ -167,7 +169,6 @@ def _run(arguments: argparse.Namespace) -> int:
         evidences.append(_one(arguments, one, console, where))
         if _stopped(evidences[-1]):
             break
-    template = chosen[0].template
     written = report.write(evidences, folder, template=template)
     _print_result(arguments, evidences, template)
     for evidence in evidences:
@@ -251,8 +252,11 @@ def _compare(arguments: argparse.Namespace) -> int:
         new = old.model_copy(update={"comparison": measure.recompute(old.comparison)})
         _print_result(arguments, [schema.Evidence.model_validate(new)], None)
         return judge.exit_code(new, str(old.settings.get("on-inconclusive", "pass")))
-    if not arguments.base:
-        raise errors.SettingsError("`trt-action compare` needs HEAD and BASE, or --from EVIDENCE.")
+    if not arguments.base and all(one.sources.get("base", "default") == "default" for one in _settings(arguments)):
+        raise errors.SettingsError(
+            "`trt-action compare` needs HEAD and BASE, or --from EVIDENCE.",
+            fix="Write `trt-action compare new.onnx old.onnx`, or name `base` in the config file.",
+        )
     return _run(arguments)
 
 

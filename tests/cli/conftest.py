@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-MARK = "TRT_ACTION_TEST_RUN"
+MARK = "DOOR_OF_A_TEST"
 REPORT = {"comment.md", "evidence.json", "report.html", "summary.md"}
 
 

@@ -169,6 +169,11 @@ def test_compare_two_models(door: Door) -> None:
     assert result.code in (0, 1)
 
 
+def test_compare_without_a_base(door: Door) -> None:
+    (door.cwd / ".trt-action.yml").unlink()
+    assert "needs HEAD and BASE" in door.refused(2, "compare", "model.onnx").words
+
+
 def test_compare_from_evidence_gives_the_same_verdict(run: Result, shared: Door) -> None:
     result = shared("compare", "--from", "out/evidence.json", "--json")
     assert result.code == run.code
@@ -266,7 +271,6 @@ def test_version_and_help(shared: Door) -> None:
         (["render", "x.json", "--format", "htlm"], "Did you mean `html`?"),
         (["run", "--precision", "int7"], "did you mean `int8`?"),
         (["run", "--frobnicate"], "lists what is allowed"),
-        (["compare", "model.onnx"], "needs HEAD and BASE"),
     ],
 )
 def test_a_slip_of_the_hand_is_answered_with_the_nearest_name(shared: Door, arguments: list[str], words: str) -> None:
