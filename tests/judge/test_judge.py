@@ -162,6 +162,39 @@ def test_a_threshold_says_what_was_seen_and_what_would_decide() -> None:
     assert gate("latency-threshold", settings(latency_threshold=50)).status == "not-checked"
 
 
+@pytest.mark.parametrize(
+    ("rule", "p99", "observed"),
+    [
+        ("p99 < 50ms", (50.04, 49.996, 50.3), "50.040 ms [49.996, 50.300]"),
+        ("p99 < 50ms", (50.0, 49.9, 50.1), "50.0 ms [49.9, 50.1]"),
+        ("p99 < 3ms", (50.04, 49.996, 50.3), "50.0 ms [50.0, 50.3]"),
+        ("p99 < 0.1ms", (0.10001, 0.0999, 0.11), "0.10001 ms [0.099900, 0.11000]"),
+        ("max < 8.9999ms", None, "9.00 ms"),
+        ("max < 9.001ms", None, "9.00 ms"),
+    ],
+)
+def test_observed_and_limit_can_be_told_apart(rule: str, p99: tuple[float, float, float] | None, observed: str) -> None:
+    found = gate("latency-threshold", settings(latency_threshold=rule), head=side(latency=latency(p99)))
+    assert found.observed == observed
+
+
+def test_shares_changes_and_losses_can_be_told_from_the_limit() -> None:
+    head = Estimate(estimate=0.96996, low=0.95, high=0.98, confidence=0.95)
+    found = gate("min-accuracy", settings(min_accuracy="97%"), accuracy=task(head=head))
+    assert (found.status, found.observed) == ("failed", "96.996 % [95.000, 98.000]")
+    found = gate(
+        "max-accuracy-drop", settings(max_accuracy_drop="0.5%"), accuracy=task(drop=(0.005, 0.00496, 0.005004))
+    )
+    assert found.observed == "0.5000 points [0.4960, 0.5004]"
+    assert "a loss of up to 0.5004 points" in found.reason
+    ratio = Estimate(estimate=0.98, low=0.97, high=1.04998, confidence=0.99)
+    compared = comparison(p50_ratio=ratio, limit=0.05, limit_status="passed")
+    found = gate("max-latency-regression", settings(max_latency_regression="5%"), base=side(), compared=compared)
+    assert found.observed == "-2.000 % [-3.000, 4.998]"
+    proof = AchievedPrecision(asked="int8", weight_share=1.0, flop_share=0.49999, nodes={})
+    assert gate("min-precision-share", settings(), head=side(proof=proof)).observed == "49.999 %"
+
+
 @pytest.mark.parametrize("percent", [50, 90, 95, 99])
 def test_the_samples_that_are_asked_for_do_give_an_interval(percent: int) -> None:
     needed = samples_for_interval(percent, 0.95)
@@ -283,8 +316,12 @@ def parity(**parts: Any) -> Accuracy:
     ("parts", "status", "observed"),
     [
         ({}, "passed", "none"),
-        ({"nan": 3}, "passed", "as the reference"),
+        ({"nan": 3, "reference_nan": 3}, "passed", "no more than the reference"),
+        ({"nan": 2, "reference_nan": 3, "max_abs": None}, "passed", "no more than the reference"),
+        ({"nan": 640, "reference_nan": 640, "max_abs": None}, "passed", "no more than the reference"),
         ({"nan": 3, "inf": 1, "max_abs": None}, "failed", "logits: 3 NaN, 1 Inf"),
+        ({"nan": 1, "reference_inf": 1}, "failed", "logits: 1 NaN, 0 Inf (reference 0 NaN, 1 Inf)"),
+        ({"reference_nan": 3, "max_abs": None}, "passed", "none"),
         ({"max_abs": None}, "passed", "none"),
     ],
 )
@@ -298,9 +335,10 @@ def test_outputs_are_numbers_where_the_references_are(parts: dict[str, Any], sta
     [
         ("min-throughput", "2000/s", {"rate": 2000.0}, "passed", "2000/s"),
         ("min-throughput", "2000/s", {"rate": 1999.0}, "failed", "1999/s"),
+        ("min-throughput", "2000/s", {"rate": 1999.96}, "failed", "1999.96/s"),
         ("min-throughput", "2000/s", {}, "not-checked", "not measured"),
         ("max-engine-size", "1kB", {"size": 1000}, "passed", "1.00 kB"),
-        ("max-engine-size", "1kB", {"size": 1001}, "failed", "1.00 kB"),
+        ("max-engine-size", "1kB", {"size": 1001}, "failed", "1.001 kB"),
         ("max-memory", "4GB", {"memory": (4_000_000_000, None)}, "passed", "4.00 GB"),
         ("max-memory", "4GB", {"memory": (1_000, 5_000_000_000)}, "failed", "5.00 GB"),
         ("max-memory", "4GB", {}, "not-checked", "not measured"),

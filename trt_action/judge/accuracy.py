@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trt_action.evidence import Accuracy, Estimate, Gate, GateStatus, TaskMetric
+from trt_action.evidence import Accuracy, Estimate, Gate, GateStatus, OutputParity, TaskMetric
 from trt_action.judge import words
 from trt_action.settings import Settings
 from trt_action.settings.fields import METRICS
@@ -29,20 +29,20 @@ def min_accuracy(settings: Settings, accuracy: Accuracy) -> list[Gate]:
     name, rule = "min-accuracy", f"{settings.metric if settings.metric in METRICS else 'metric'} ≥ {limit}"
     if task is None:
         return [_not_checked(name, rule, limit, accuracy)]
-    observed = words.metric_interval(task.head, fraction=share)
+    observed = words.metric_interval(task.head, asked.value, fraction=share)
     if not task.higher_is_better:
         reason = "The metric says that smaller is better, so a smallest value means nothing: use `max-accuracy-drop`."
         return [Gate(name=name, rule=rule, observed=observed, limit=limit, status="inconclusive", reason=reason)]
     status: GateStatus = "passed" if task.head.estimate >= asked.value - _ROUNDING else "failed"
-    reason = f"Judged by the value on {task.samples} labelled samples; {_interval_words(task, share)}."
+    reason = f"Judged by the value on {task.samples} labelled samples; {_interval_words(task, asked.value, share)}."
     return [Gate(name=name, rule=rule, observed=observed, limit=limit, status=status, reason=reason)]
 
 
-def _interval_words(task: TaskMetric, share: bool) -> str:
+def _interval_words(task: TaskMetric, limit: float, share: bool) -> str:
     head = task.head
     if head.low == head.high:
         return "the metric gives no interval"
-    low, high = (words.share(v) if share else words.significant(v) for v in (head.low, head.high))
+    low, high = (words.share(v, limit) if share else words.metric_value(v, limit) for v in (head.low, head.high))
     return f"on data of the same kind it would lie between {low} and {high} ({words.percent(head.confidence)})"
 
 
@@ -67,7 +67,7 @@ def max_accuracy_drop(settings: Settings, accuracy: Accuracy) -> list[Gate]:
         return [_not_checked(name, rule, _asked_words(asked), accuracy)]
     share = settings.metric in METRICS or asked.kind == "points"
     limit = _loss_words(amount, share)
-    observed = words.metric_interval(task.drop, fraction=share, unit="points")
+    observed = words.metric_interval(task.drop, amount, fraction=share, unit="points")
     status, reason = _judge_drop(task, task.drop, amount, share)
     return [Gate(name=name, rule=rule, observed=observed, limit=limit, status=status, reason=reason)]
 
@@ -85,7 +85,7 @@ def _judge_drop(task: TaskMetric, drop: Estimate, limit: float, share: bool) -> 
     if drop.estimate <= limit + _ROUNDING:
         if drop.high <= limit + _ROUNDING:
             return "passed", f"The loss is within the limit {where}."
-        worst = f"{drop.high * 100:.2f} points" if share else words.significant(drop.high)
+        worst = words.points(drop.high, limit) if share else words.metric_value(drop.high, limit)
         return "passed", (
             f"The observed loss is within the limit {where}; they cannot exclude a loss of up to "
             f"{worst} ({words.percent(drop.confidence)})."
@@ -124,30 +124,35 @@ def _not_checked(name: str, rule: str, limit: str, accuracy: Accuracy) -> Gate:
 
 
 def finite_outputs(accuracy: Accuracy) -> list[Gate]:
-    """No NaN and no infinity in head's outputs that the reference does not have. Checked whenever outputs were compared.
-
-    A parity number is null where one side alone is not finite (`evidence.OutputParity`), which tells the two apart.
-    """
+    """No more NaN and no more infinities in any output of head than the reference has there. Checked whenever outputs
+    were compared."""
     if accuracy.parity is None or not accuracy.parity.head:
         return []
-    outputs = accuracy.parity.head.items()
-    bad = {name: one for name, one in outputs if (one.nan or one.inf) and one.max_abs is None}
-    counted = ", ".join(f"{name[:60]}: {one.nan} NaN, {one.inf} Inf" for name, one in list(bad.items())[:5])
-    samples = f"{accuracy.parity.samples} {accuracy.parity.data} samples"
-    shared = sum(one.nan + one.inf for _, one in outputs) and not bad
+    outputs = accuracy.parity.head
+    bad = {name: one for name, one in outputs.items() if one.nan > one.reference_nan or one.inf > one.reference_inf}
+    where = f"Over {accuracy.parity.samples} {accuracy.parity.data} samples"
     if bad:
-        reason = f"Over {samples} head gives NaN or infinity where the FP32 reference does not; a range was exceeded."
+        observed = ", ".join(f"{name[:60]}: {_non_finite(one)}" for name, one in list(bad.items())[:5])
+        reason = f"{where} head gives more NaN or infinite values than the FP32 reference; a range was exceeded."
+    elif any(one.nan or one.inf for one in outputs.values()):
+        observed = "no more than the reference"
+        reason = f"{where} the FP32 reference has at least as many in every output."
     else:
-        reason = f"Over {samples}" + (
-            ", as the FP32 reference does: the same elements are not finite." if shared else "."
-        )
+        observed, reason = "none", f"{where}."
     return [
         Gate(
             name="finite-outputs",
-            rule="no NaN or Inf that the FP32 reference has not",
-            observed=counted or ("as the reference" if shared else "none"),
-            limit="none",
+            rule="no more NaN or Inf than the FP32 reference",
+            observed=observed,
+            limit="as the reference",
             status="failed" if bad else "passed",
             reason=reason,
         )
     ]
+
+
+def _non_finite(one: OutputParity) -> str:
+    counted = f"{one.nan} NaN, {one.inf} Inf"
+    if one.reference_nan or one.reference_inf:
+        counted += f" (reference {one.reference_nan} NaN, {one.reference_inf} Inf)"
+    return counted

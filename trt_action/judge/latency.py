@@ -32,9 +32,9 @@ def _threshold(rule: LatencyRule, latency: Latency | None) -> Gate:
     if rule.statistic == "mean" or rule.statistic == "max":
         status: GateStatus = "passed" if _below(value, rule) else "failed"
         reason = f"The {rule.statistic} of {latency.n} samples has no interval here: judged by its value."
-        return _threshold_gate(rule, words.milliseconds(value), limit, status, reason)
+        return _threshold_gate(rule, words.milliseconds(value, rule.limit_ms), limit, status, reason)
     interval = latency.intervals.get(rule.statistic)
-    observed = words.milliseconds_interval(value, interval)
+    observed = words.milliseconds_interval(value, interval, rule.limit_ms)
     if interval is None:
         return _threshold_gate(rule, observed, limit, "inconclusive", _too_few(rule, latency))
     sure = f"at {words.percent(latency.confidence)} confidence, from {latency.n} samples."
@@ -88,14 +88,15 @@ def regression(settings: Settings, base: Side | None, comparison: Comparison | N
     Without a base there is no gate, except when the rule was asked for: then it says that it was not checked.
     """
     asked = settings.max_latency_regression
-    limit = words.percent(settings.margin if asked is None else asked)
+    most = settings.margin if asked is None else asked
+    limit = words.percent(most)
     rule = f"not slower than base by more than {limit}"
     if comparison is None:
         if asked is None:
             return []
         reason = "Head and base were not compared in this run." if base else "There is no base to compare with."
         return [_regression_gate(rule, "not compared", limit, "not-checked", reason)]
-    observed = words.change_interval(comparison.p50_ratio) if comparison.p50_ratio else "not measured"
+    observed = words.change_interval(comparison.p50_ratio, most) if comparison.p50_ratio else "not measured"
     status = by_verdict(comparison) if asked is None else _by_limit(comparison, asked)
     return [_regression_gate(rule, observed, limit, status, _regression_reason(comparison, status, asked))]
 

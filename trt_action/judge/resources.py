@@ -23,7 +23,7 @@ def min_throughput(settings: Settings, head: Side) -> list[Gate]:
     reason = (
         f"Batch {measured.batch}, {measured.concurrency} in flight, {measured.seconds:.3g} s; one pass, no interval."
     )
-    observed = words.rate(measured.samples_per_second)
+    observed = words.rate(measured.samples_per_second, asked)
     return [Gate(name=name, rule=rule, observed=observed, limit=limit, status=status, reason=reason)]
 
 
@@ -38,7 +38,7 @@ def max_engine_size(settings: Settings, head: Side) -> list[Gate]:
         Gate(
             name="max-engine-size",
             rule=f"engine ≤ {limit}",
-            observed=words.size(count),
+            observed=words.size(count, asked),
             limit=limit,
             status=status,
             reason=f"{count} of at most {asked} bytes.",
@@ -59,7 +59,7 @@ def max_memory(settings: Settings, head: Side) -> list[Gate]:
     peak, kind = (device, "device") if device > measured.host_peak_bytes else (measured.host_peak_bytes, "host")
     status: GateStatus = "passed" if peak <= asked else "failed"
     reason = f"Peak {kind} memory of a fresh process after loading and inference, the runtime's libraries included."
-    return [Gate(name=name, rule=rule, observed=words.size(peak), limit=limit, status=status, reason=reason)]
+    return [Gate(name=name, rule=rule, observed=words.size(peak, asked), limit=limit, status=status, reason=reason)]
 
 
 def min_precision_share(settings: Settings, head: Side) -> list[Gate]:
@@ -75,7 +75,7 @@ def min_precision_share(settings: Settings, head: Side) -> list[Gate]:
         Gate(
             name="min-precision-share",
             rule=f"≥ {limit} of {of} in {proof.asked}",
-            observed=words.share(share),
+            observed=words.share(share, settings.min_precision_share),
             limit=limit,
             status=status,
             reason=f"Counted in the prepared graph{kept}.",
