@@ -246,7 +246,7 @@ def gates(regression: GateStatus = "passed", accuracy: GateStatus = "passed") ->
 def fingerprint() -> Fingerprint:
     return Fingerprint(
         digest=SHA,
-        hardware={"cpu": "AMD EPYC 9R14", "cores": 2, "memory_bytes": 8_000_000_000},
+        hardware={"cpu_model": "AMD EPYC 9R14", "cores": 2, "memory_bytes": 8_000_000_000},
         software={"python": "3.11.2", "onnxruntime": "1.32.1", "kernel": "6.1.0-amd64"},
         runtime={"threads": 1, "graph_optimization": "all", "memory_arena": True},
         hygiene={"governor": "unknown", "load": 0.31, "neighbours": []},

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import trt_action
 from tests.report import samples
 from trt_action.errors import SettingsError, TrtActionError
 from trt_action.evidence import Evidence
 from trt_action.report import comment, marker, summary
+from trt_action.report.markdown import DROP_ORDER
 
 
 def verdict(text: str) -> str:
@@ -264,3 +266,22 @@ def test_a_comment_id_cannot_break_the_marker(bad: str) -> None:
 
 def test_a_comment_id_is_in_the_marker() -> None:
     assert comment([samples.passed()], comment_id="a100-int8").startswith("<!-- trt-action:comment id=a100-int8 -->\n")
+
+
+def test_the_document_tells_the_blocks_and_the_drop_order() -> None:
+    root = Path(trt_action.__file__).parent
+    document = " ".join((root.parent / "docs" / "report.md").read_text().split())
+    blocks = re.findall(r"{% block (\w+)", (root / "report" / "templates" / "comment.md.j2").read_text())
+    assert len(blocks) > 15
+    assert all(f"`{block}`" in document for block in blocks)
+    told = document.partition("last line: ")[2]
+    assert told.startswith(", ".join(list(DROP_ORDER.values())[:-2]))
+
+
+def test_the_example_in_the_document_works(tmp_path: Path) -> None:
+    document = (Path(trt_action.__file__).parents[1] / "docs" / "report.md").read_text()
+    example = document.partition("```jinja\n")[2].partition("```")[0]
+    text = comment([samples.passed()], template=template(tmp_path, example))
+    assert "Questions? Ask the vision team." in text
+    assert "<summary>Settings" not in text
+    assert "<sub>`examples/digits/head.onnx` on AMD EPYC 9R14</sub>" in text

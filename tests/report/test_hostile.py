@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.report import samples
 from trt_action.evidence import Evidence
 from trt_action.report import comment, html, summary, terminal
-from trt_action.report.escape import code, mermaid, prose, text
+from trt_action.report.escape import code, prose, text
 
 FIXED = {
     "schema_version", "outcome", "verdict", "status", "sha256", "calibration_sha256", "data_sha256", "digest", "data",
@@ -224,7 +224,3 @@ def test_code(raw: str, written: str) -> None:
 def test_backticks_in_prose_are_code_and_an_odd_one_is_not() -> None:
     assert prose("Raise `max-seconds` now") == "Raise `max-seconds` now"
     assert prose("odd ` one") == "odd &#96; one"
-
-
-def test_a_chart_label_holds_only_harmless_signs() -> None:
-    assert mermaid('a"]\n%%{init}%%;x') == '"a initx"'

@@ -88,12 +88,6 @@ def block(foreign: str) -> Markup:
     return Markup(f"<pre>{_entities(clean(foreign, lines=True).strip(chr(10)))}</pre>")  # noqa: S704
 
 
-def mermaid(foreign: str, limit: int = 24) -> str:
-    """A label in a Mermaid chart, quotes included: letters, digits and a few signs; everything else is dropped."""
-    visible = re.sub(r"[^\w ./+-]", "", clip(clean(foreign), limit), flags=re.ASCII).strip()
-    return f'"{visible or "model"}"'
-
-
 def _entities(visible: str) -> str:
     """Every ASCII sign that Markdown, HTML or GitHub could read as more than itself becomes a character reference."""
     replace: Callable[[re.Match[str]], str] = lambda match: f"&#{ord(match.group())};"  # noqa: E731

@@ -75,7 +75,7 @@ def _overall_row(evidence: Evidence) -> tuple[Cell, ...]:
 def host_name(evidence: Evidence, limit: int = 60) -> str:
     """The GPU, else the CPU, that was measured on."""
     hardware = evidence.fingerprint.hardware if evidence.fingerprint else {}
-    for key in ("gpu", "gpu_name", "gpus", "cpu", "cpu_model", "cpu_name", "processor", "machine"):
+    for key in ("gpu", "cpu_model", "machine"):
         value = hardware.get(key)
         if isinstance(value, dict):
             value = value.get("name") or value.get("model")
