@@ -91,10 +91,10 @@ def log_ratios(comparison: Comparison) -> dict[str, list[float]]:
         return {}
     recording = from_series(comparison.series)
     return {
-        "unit": [int(unit) for unit in recording.main.owners()],
+        "unit": [int(unit) for unit in recording.main.unit],
         "median": [round(float(d), 6) for d in recording.main.differences(block_median)],
         "minimum": [round(float(d), 6) for d in recording.main.differences(block_minimum)],
-        "floor_unit": [int(unit) for unit in recording.floor.owners()],
+        "floor_unit": [int(unit) for unit in recording.floor.unit],
         "floor": [round(float(d), 6) for d in recording.floor.differences(block_median)],
     }
 
