@@ -5,44 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from trt_action import data, samples, user_code
+from trt_action import user_code
 from trt_action.accuracy import parity, task
-from trt_action.accuracy.infer import Children, Feeds
-from trt_action.accuracy.store import Store, Writer
+from trt_action.accuracy.sides import SIDES, run
+from trt_action.accuracy.store import Store
 from trt_action.data import Dataset
-from trt_action.engine.backend import Array, Loadable
-from trt_action.errors import BuildError, DataError, MeasureError, OutOfMemoryError, StorageError, TrtActionError
+from trt_action.engine.backend import Loadable
+from trt_action.errors import StorageError
 from trt_action.evidence import Accuracy, ModelInfo, OutputParity, Parity, TaskMetric
 from trt_action.inputs import quote, quote_all
 from trt_action.process import Progress
 
-INFER_SECONDS = 1800.0
-"""Time limit of running one side over all samples."""
-
 _ROUNDING = 1e-3
 """Changes of relative L2 up to this are float32 sums in another order, not worth a sentence."""
-
-SIDES = {
-    "reference": "the FP32 reference",
-    "head": "head",
-    "base": "base",
-    "base_reference": "base's FP32 reference",
-    "head_unoptimized": "head without graph optimisation",
-}
-
-_FORGIVEN: Mapping[str, tuple[type[TrtActionError], ...]] = {
-    "base": (DataError,),
-    "base_reference": (BuildError, DataError, MeasureError, OutOfMemoryError),
-}
-"""A base that head may be about to repair does not end the check."""
-
-_LEFT_OUT = {
-    "base": "Base is left out of the accuracy check: it cannot take these samples.",
-    "base_reference": "Base has no parity:",
-}
 
 
 def check(
@@ -97,13 +74,13 @@ def check(
         "head_unoptimized": "reference",
     }
     with _folder(work_dir) as folder:
-        stores, notes = _run_sides(wanted, info, base_info or info, dataset, folder, progress)
+        stores, notes = run(wanted, info, base_info or info, dataset, folder, progress)
         found = {
             side: _parity(stores[other], stores[side])
             for side, other in against.items()
             if side in stores and other in stores
         }
-        sides = {side: store for side, store in stores.items() if side != "base_reference"}
+        sides = {side: store for side, store in stores.items() if side != "base_reference"}  # its metric serves nobody
         metrics = task.evaluate(
             metric,
             _judged(metric, sides, notes),
@@ -154,76 +131,6 @@ def _folder(work_dir: Path) -> Iterator[Path]:
         ) from error
     with folder as name:
         yield Path(name)
-
-
-def _run_sides(
-    engines: Mapping[str, Loadable],
-    info: ModelInfo,
-    base_info: ModelInfo,
-    dataset: Dataset,
-    folder: Path,
-    progress: Progress | None,
-) -> tuple[dict[str, Store], list[str]]:
-    feeds = of_base = _write_feeds(dataset, info, folder / "feeds")
-    stores: dict[str, Store] = {}
-    notes: list[str] = []
-    with Children() as children:
-        for index, (side, loadable) in enumerate(engines.items()):
-            if side == "base_reference" and "base" not in stores:
-                continue
-            try:
-                if side == "base" and base_info.shapes != info.shapes:
-                    of_base = _base_feeds(dataset, base_info, folder / "base-feeds")
-                stores[side] = children.outputs(
-                    loadable,
-                    of_base if side in _FORGIVEN else feeds,
-                    folder / side,
-                    label=SIDES[side],
-                    timeout=INFER_SECONDS,
-                    progress=_within(progress, SIDES[side], index, len(engines)),
-                )
-            except _FORGIVEN.get(side, ()) as error:
-                notes.append(f"{_LEFT_OUT[side]} {error.what}")
-    return stores, notes
-
-
-def _base_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
-    """Head's samples at base's own measured shape, as far as base has the inputs.
-
-    Raises:
-        DataError: inputs that base takes once per inference differ between its samples.
-    """
-    inputs = {name: array for name, array in dataset.inputs.items() if name in info.shapes}
-    samples.check_layout(inputs, info, f"{dataset.origin} data")
-    return _write_feeds(replace(dataset, inputs=inputs), info, folder)
-
-
-def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
-    """Every batch to disk once, for all engines of one model."""
-    rows: list[int] = []
-    batch: int | None = None
-    with Writer(folder) as writer:
-        for feeds, count in data.batches(dataset, info):
-            if not rows:
-                batch = _batch(dataset, feeds)
-            rows.append(count)
-            for name, chunk in feeds.items():
-                writer.append(name, chunk)
-    return Feeds(folder, rows, batch)
-
-
-def _batch(dataset: Dataset, feeds: Mapping[str, Array]) -> int | None:
-    """Rows of one inference; None where a feed is a single sample without the axis."""
-    for name, feed in feeds.items():
-        if name in dataset.inputs and feed.ndim == dataset.inputs[name].ndim:
-            return int(feed.shape[0])
-    return None
-
-
-def _within(progress: Progress | None, label: str, index: int, of: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda text, share: progress(f"{label}: {text}", None if share is None else (index + share) / of)
 
 
 def _parity(reference: Store, other: Store) -> dict[str, OutputParity]:
