@@ -18,14 +18,28 @@ STORY = [
     "model",
     "precision",
     "engine",
+    "gpu",
     "measure",
     "accuracy",
     "judge",
     "report",
     "github",
 ]
-GROUND = {"errors", "evidence", "process", "child", "files", "inputs", "arrays", "samples", "console", "__init__"}
-DOORS = {"cli", "__main__", "pipeline", "stages", "draft"}
+GROUND = {
+    "errors",
+    "evidence",
+    "process",
+    "child",
+    "files",
+    "inputs",
+    "arrays",
+    "samples",
+    "console",
+    "container",
+    "ownership",
+    "__init__",
+}
+DOORS = {"cli", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "draft"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
 
 
