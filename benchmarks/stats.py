@@ -83,13 +83,13 @@ def _sign_test(rng: np.random.Generator, family: Family, runs: int) -> float:
     needed = np.array([successes_needed(n, 0.01) for n in range(1, LOOKED_AT + 1)])
     crossed = 0
     for _ in range(runs):
-        d = next(units(rng, still, 0.0, plan))[0][0]
+        d = next(units(rng, still, 0.0, plan)).main[:, 0]
         crossed += bool((np.cumsum(d > 0) >= needed).any())
     return crossed / runs
 
 
 def _covers(run: Run, effect: float) -> bool:
-    interval = signed_rank_interval(run.sample.d, Plan().confidence)
+    interval = signed_rank_interval(run.sample.typical.d, Plan().confidence)
     truth = math.log1p(effect)
     return interval is not None and interval[0] - run.allowance <= truth <= interval[1] + run.allowance
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from trt_action.evidence import Verdict
 from trt_action.measure import verdict
 from trt_action.measure.duet import MAIN_PAIRS_PER_FLOOR_PAIR, Plan
+from trt_action.measure.layout import Differences
 from trt_action.measure.verdict import Sample
 
 Floats = npt.NDArray[np.float64]
@@ -21,6 +22,9 @@ Noise = Callable[[np.random.Generator, int], Floats]
 
 SIDES = 3
 """Head, base, second base."""
+
+MINIMUM_SHARE = 0.7
+"""How much of the host's noise reaches the minimum of a block; measured: 0.4 to 1."""
 
 
 @dataclass(frozen=True)
@@ -105,65 +109,70 @@ FAMILIES = (
     Family("AR(1) 0.9, own of each process", own_ar=0.9, own_sd=0.007),
     Family("drift", drift),
     Family("one-sided bursts", bursts),
-    Family("first of a pair 2 % slower", first=0.02),
+    Family("first of a pair 0.5 % slower", first=0.005),
     Family("durations rounded to 1 %", grid=0.01),
     Family("layout: 0.6 % per load", load_sd=0.006),
     Family("layout: 0.2 % per load, 0.2 % per process", load_sd=0.002, unit_sd=0.002),
     Family("layout: 0.35 % per process", unit_sd=0.0035),
+    Family("stress: first of a pair 2 % slower", first=0.02, stress=True),
     Family("stress: 0.35 % per process, bursts", bursts, unit_sd=0.0035, stress=True),
     Family("stress: 0.7 % per process (1 % head/base)", unit_sd=0.007, stress=True),
     Family("stress: the same with bursts", bursts, unit_sd=0.007, stress=True),
 )
 
 
-def units(rng: np.random.Generator, family: Family, effect: float, plan: Plan) -> Iterator[tuple[list[Floats], Floats]]:
-    """Per unit: the main differences of each load, and the floor differences of the unit."""
+@dataclass(frozen=True)
+class Unit:
+    """Differences d of one unit, in order: rows are pairs, columns the block median and the block minimum."""
+
+    main: Floats
+    floor: Floats
+
+
+def units(rng: np.random.Generator, family: Family, effect: float, plan: Plan) -> Iterator[Unit]:
+    """Unit after unit by the product's schedule: loads, fair coins, a floor pair after every third pair."""
     unit = 0
     while True:
         per_load = plan.pairs_per_load * (1 if unit < plan.units else 2)
         pairs = per_load * (plan.reloads + 1)
         floors = pairs // MAIN_PAIRS_PER_FLOOR_PAIR
-        head_base = _pairs(rng, pairs)
-        base_floor = _pairs(rng, floors) + 1
+        sides = np.concatenate([_coins(rng, pairs), _coins(rng, floors) + 1])
+        time = np.concatenate([np.arange(pairs), (np.arange(floors) + 1) * MAIN_PAIRS_PER_FLOOR_PAIR - 0.5])
+        order = np.argsort(time, kind="stable")
         layout = family.unit_sd * rng.standard_normal(SIDES)
         loads = layout + family.load_sd * rng.standard_normal((plan.reloads + 1, SIDES))
-        # in time: three main pairs, one floor pair, and so on
-        order = np.concatenate([np.arange(pairs), (np.arange(floors) + 1) * MAIN_PAIRS_PER_FLOOR_PAIR - 0.5])
-        both = np.concatenate([head_base, base_floor])
-        ranks = np.argsort(order, kind="stable")
-        load_of = np.minimum(np.floor(order[ranks] / per_load).astype(int), plan.reloads)
-        values = _blocks(rng, family, both[ranks], loads[load_of], effect)
-        d = np.empty(len(both))
-        d[ranks] = values
-        yield np.split(d[:pairs], plan.reloads + 1), d[pairs:]
+        load = np.minimum(np.floor(time[order] / per_load).astype(int), plan.reloads)
+        d = np.empty((len(sides), 2))
+        d[order] = _differences(rng, family, sides[order], loads[load], effect)
+        yield Unit(d[:pairs], d[pairs:])
         unit += 1
 
 
-def _pairs(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
+def _coins(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
     """Sides of the two blocks of each pair by a fair coin: (0, 1) or (1, 0)."""
     first = rng.integers(2, size=n)
     return np.stack([first, 1 - first], axis=1)
 
 
-def _blocks(
+def _differences(
     rng: np.random.Generator, family: Family, sides: npt.NDArray[np.int64], offsets: Floats, effect: float
 ) -> Floats:
     """d = ln(lower-numbered side / higher-numbered side) of consecutive pairs. `offsets`: (pairs, sides)."""
     n = len(sides)
-    log_time = family.environment(rng, 2 * n).reshape(n, 2)
-    log_time = log_time + np.take_along_axis(offsets, sides, axis=1) + np.where(sides == 0, math.log1p(effect), 0.0)
-    log_time[:, 0] += family.first
+    own = np.take_along_axis(offsets, sides, axis=1) + np.where(sides == 0, math.log1p(effect), 0.0)
+    own[:, 0] += family.first
     if family.own_sd:
-        flat, wanted = log_time.reshape(-1), sides.reshape(-1)
+        flat, wanted = own.reshape(-1), sides.reshape(-1)
         for side in range(SIDES):
             mine = np.flatnonzero(wanted == side)
             flat[mine] += autoregressive(rng, len(mine), family.own_ar, family.own_sd)
-        log_time = flat.reshape(n, 2)
-    if family.grid:
-        log_time = np.log(np.round(np.exp(log_time) / family.grid) * family.grid)
-    lower_first = sides[:, 0] < sides[:, 1]
-    difference = log_time[:, 0] - log_time[:, 1]
-    return np.where(lower_first, difference, -difference)
+        own = flat.reshape(n, 2)
+    host = family.environment(rng, 2 * n).reshape(n, 2)
+    columns = []
+    for log_time in (own + host, own + MINIMUM_SHARE * host):
+        seen = np.log(np.round(np.exp(log_time) / family.grid) * family.grid) if family.grid else log_time
+        columns.append(np.where(sides[:, 0] < sides[:, 1], seen[:, 0] - seen[:, 1], seen[:, 1] - seen[:, 0]))
+    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -174,25 +183,35 @@ class Run:
     allowance: float
 
 
-def simulate(
-    rng: np.random.Generator, family: Family, effect: float, plan: Plan, costs: Costs, *, stop: bool = True
-) -> Run:
-    """One comparison by the product's schedule and rule. `stop=False`: go on to the time limit, whatever is seen."""
-    d, unit, floor, floor_unit = (np.empty(0) for _ in range(4))
+def simulate(rng: np.random.Generator, family: Family, effect: float, plan: Plan, costs: Costs) -> Run:
+    """One comparison by the product's schedule and rule."""
+    done: list[Unit] = []
     seconds, next_look = 0.0, 0
-    for index, (loads, floors) in enumerate(units(rng, family, effect, plan)):
+    for index, unit in enumerate(units(rng, family, effect, plan)):
         seconds += costs.unit
-        for load, main in enumerate(loads):
-            seconds += costs.reload * bool(load) + costs.pair * len(main) * (1 + 1 / MAIN_PAIRS_PER_FLOOR_PAIR)
-            d, unit = np.concatenate([d, main]), np.concatenate([unit, np.full(len(main), index)])
-            part = np.array_split(floors, len(loads))[load]
-            floor, floor_unit = np.concatenate([floor, part]), np.concatenate([floor_unit, np.full(len(part), index)])
-            first_look = index == plan.units - 1 and load == len(loads) - 1
+        per_load = len(unit.main) // (plan.reloads + 1)
+        for load in range(plan.reloads + 1):
+            seconds += costs.reload * bool(load) + costs.pair * per_load * (1 + 1 / MAIN_PAIRS_PER_FLOOR_PAIR)
+            pairs = (load + 1) * per_load
+            sofar = [*done, Unit(unit.main[:pairs], unit.floor[: pairs // MAIN_PAIRS_PER_FLOOR_PAIR])]
+            total = sum(len(one.main) for one in sofar)
+            first_look = index == plan.units - 1 and load == plan.reloads
             over = seconds >= plan.max_seconds
-            if first_look or over or (index >= plan.units and len(d) >= next_look):
-                next_look = len(d) + plan.look_every
-                sample = Sample(d, unit.astype(np.int64), floor, floor_unit.astype(np.int64))
+            if first_look or over or (index >= plan.units and total >= next_look):
+                next_look = total + plan.look_every
+                sample = _sample(sofar)
                 given = verdict.answer(sample, plan.rule, final=over)
-                if over or (stop and given.complete):
-                    return Run(given.verdict, seconds, sample, given.allowance or 0.0)
+                if over or given.complete:
+                    return Run(given.verdict, seconds, sample, given.typical_allowance or 0.0)
+        done.append(unit)
     raise AssertionError("units never end")
+
+
+def _sample(units: list[Unit]) -> Sample:
+    main, floor = (np.concatenate(parts) for parts in zip(*((one.main, one.floor) for one in units), strict=True))
+    unit, floor_unit = (
+        np.repeat(np.arange(len(units)), [len(part) for part in parts])
+        for parts in ([one.main for one in units], [one.floor for one in units])
+    )
+    typical, fastest = (Differences(main[:, k], unit, floor[:, k], floor_unit) for k in (0, 1))
+    return Sample(typical, fastest)

@@ -259,9 +259,16 @@ def test_the_verdict_waits_for_the_time_limit_and_says_what_is_missing() -> None
 
 
 def test_a_host_on_which_base_differs_from_itself_gives_no_verdict() -> None:
-    comparison = run(Machine(head=0.0025 * 1.05, second=0.0025 * 1.05, layout=0.0001, noise=0.002))
+    unsteady = Machine(head=0.0025 * 1.05, second=0.0025 * 1.05, layout=0.0001, noise=0.002)
+    comparison = run(unsteady, Plan(max_seconds=20))
     assert comparison.verdict == "inconclusive"
     assert comparison.noise_floor is not None
+    assert "too unsteady" in comparison.reason
+
+
+def test_a_change_far_beyond_the_noise_floor_stands() -> None:
+    unsteady = Machine(head=0.0025 * 3, second=0.0025 * 1.05, layout=0.0001, noise=0.002)
+    assert run(unsteady, Plan(max_seconds=20)).verdict == "regressed"
 
 
 def test_layout_of_memory_is_not_taken_for_a_change() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trt_action.evidence import Comparison, Estimate, Unit
+from trt_action.evidence import Comparison, Estimate, GateStatus, Unit
 from trt_action.measure import tails, verdict
-from trt_action.measure.pairs import Floats, Recording, block_median, block_minimum
+from trt_action.measure.layout import Differences
+from trt_action.measure.pairs import Floats, Recording, Reduce, block_median, block_minimum
 from trt_action.measure.verdict import Answer, Rule, Sample
 
 UNUSABLE_TRACE = 0.01
@@ -29,12 +30,16 @@ class Facts:
 
 
 def sample_of(recording: Recording) -> Sample:
-    """The differences of block medians that the verdict is taken from."""
+    """What the verdict is taken from."""
+    return Sample(_differences(recording, block_median), _differences(recording, block_minimum))
+
+
+def _differences(recording: Recording, reduce: Reduce) -> Differences:
     main, floor = recording.main, recording.floor
-    return Sample(
-        main.differences(block_median),
+    return Differences(
+        main.differences(reduce),
         main.unit[main.usable()],
-        floor.differences(block_median),
+        floor.differences(reduce),
         floor.unit[floor.usable()],
     )
 
@@ -44,17 +49,18 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
     rule, main = facts.rule, recording.main
     sample = sample_of(recording)
     given = verdict.answer(sample, rule, final=True)
-    allowance = given.allowance or 0.0
-    p50 = verdict.estimate_ratio(sample.d, rule.confidence, allowance)
+    allowance = given.typical_allowance or 0.0
+    p50 = verdict.estimate_ratio(sample.typical.d, rule.confidence, allowance)
     p99 = tails.p99_ratio(main, rule.confidence, facts.seed)
-    floor = verdict.estimate_ratio(sample.floor, rule.confidence, allowance)
-    witnesses = _witnesses(recording, rule.confidence, allowance)
-    veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, rule)
+    floor = verdict.estimate_ratio(sample.typical.floor, rule.confidence, allowance)
+    witnesses = _witnesses(recording, sample, given, rule.confidence)
+    veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, p50, rule)
     if veto:
-        given = Answer("inconclusive", "not-checked" if rule.limit is None else "inconclusive", given.allowance)
+        limit_status: GateStatus = "not-checked" if rule.limit is None else "inconclusive"
+        given = replace(given, verdict="inconclusive", limit_status=limit_status)
     return Comparison(
         verdict=given.verdict,
-        reason=veto or _reason(given, sample, p50, facts),
+        reason=veto or _reason(given, sample, p50, witnesses.get("block_min"), facts),
         p50_ratio=p50,
         p99_ratio=p99,
         p99_verdict="inconclusive" if veto else tails.p99_verdict(p99),
@@ -77,12 +83,12 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
     )
 
 
-def _witnesses(recording: Recording, confidence: float, allowance: float) -> dict[str, Estimate]:
+def _witnesses(recording: Recording, sample: Sample, given: Answer, confidence: float) -> dict[str, Estimate]:
     main = recording.main
-    found = {"block_min": verdict.estimate_ratio(main.differences(block_minimum), confidence, allowance)}
+    found = {"block_min": verdict.estimate_ratio(sample.fastest.d, confidence, given.fastest_allowance or 0.0)}
     head, base = recording.head_cpu, recording.base_cpu
     if len(head) == len(main) and len(head) and head.min() > 0 and base.min() > 0:
-        found["cpu_time"] = verdict.estimate_ratio(np.log(head / base), confidence, allowance)
+        found["cpu_time"] = verdict.estimate_ratio(np.log(head / base), confidence, given.typical_allowance or 0.0)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -101,9 +107,12 @@ def _unusable(recording: Recording) -> int:
     return int((~recording.main.usable()).sum() + (~recording.floor.usable()).sum())
 
 
-def _unsteady(floor: Estimate | None, rule: Rule) -> str:
-    """The same engine must not surely differ from itself."""
+def _unsteady(floor: Estimate | None, p50: Estimate | None, rule: Rule) -> str:
+    """The same engine must not surely differ from itself, unless head differs by surely more than that."""
     if floor is None or (floor.low <= 1 + rule.margin and floor.high >= 1 / (1 + rule.margin)):
+        return ""
+    farthest = max(floor.high, 1 / floor.low)
+    if p50 is not None and (p50.low > farthest or p50.high < 1 / farthest):
         return ""
     return (
         f"Base differs from a second process of itself by {change(floor)}, more than the margin of "
@@ -111,28 +120,30 @@ def _unsteady(floor: Estimate | None, rule: Rule) -> str:
     )
 
 
-def _reason(given: Answer, sample: Sample, p50: Estimate | None, facts: Facts) -> str:
-    rule = facts.rule
-    if not len(sample.d):
+def _reason(given: Answer, sample: Sample, p50: Estimate | None, fastest: Estimate | None, facts: Facts) -> str:
+    rule, pairs = facts.rule, len(sample.typical.d)
+    if not pairs:
         return (
             f"Nothing was measured: the time limit was over ({facts.seconds:.1f} s) before the first pair of blocks. "
             "Raise `max-seconds`."
         )
-    seen = f"head/base p50 {change(p50)}" if p50 else f"{len(sample.d)} pairs are too few for an interval"
+    seen = f"head/base p50 {change(p50)}" if p50 else f"{pairs} pairs are too few for an interval"
+    if p50 and fastest and fastest.high / fastest.low < p50.high / p50.low:
+        seen += f"; fastest iterations, less disturbed, {change(fastest)}"
     if given.verdict == "regressed":
         return f"Head is surely slower than base by more than the margin of {percent(rule.margin)}: {seen}."
     if given.verdict == "improved":
         return f"Head is surely faster than base by more than the margin of {percent(rule.margin)}: {seen}."
     if given.verdict == "within-noise":
         return f"The difference is surely smaller than the tolerance of {percent(rule.tolerance)}: {seen}."
-    units = len(np.unique(sample.unit))
+    units = len(np.unique(sample.typical.unit))
     if units < verdict.MIN_UNITS:
         return (
             f"Only {units} set of processes was measured within the time limit; {verdict.MIN_UNITS} are needed to tell "
             f"the engine from the luck of memory layout ({seen}). Raise `max-seconds`."
         )
     return (
-        f"{len(sample.d)} pairs do not decide between a change of more than {percent(rule.margin)} and a difference "
+        f"{pairs} pairs do not decide between a change of more than {percent(rule.margin)} and a difference "
         f"below {percent(rule.tolerance)}: {seen}. Raise `max-seconds`, or measure on a quieter host."
     )
 
@@ -143,10 +154,11 @@ def _warnings(
     found = []
     if unusable := _unusable(recording):
         found.append(f"{unusable} pairs hold a duration that is zero or negative; they are kept but not used.")
-    if given.allowance and given.allowance > math.log1p(rule.margin):
+    allowance = given.typical_allowance
+    if allowance and allowance > math.log1p(rule.margin):
         found.append(
             f"Fresh processes of the same engines differ: memory layout alone may be worth "
-            f"{percent(math.expm1(given.allowance))} here, and every interval was widened by that."
+            f"{percent(math.expm1(allowance))} here, and every interval was widened by that."
         )
     if p50 is not None:
         names = {"block_min": "The fastest iteration of each block", "cpu_time": "CPU time"}

@@ -265,7 +265,7 @@ class _Duet:
         self.answered = verdict.answer(sample, self.plan.rule, final=False).complete
         if self.progress is not None:
             share = min(1.0, self.watch.elapsed() / self.plan.max_seconds)
-            text = f"{len(self.recorder)} pairs, head/base {differences_text(sample.d)}"
+            text = f"{len(self.recorder)} pairs, head/base {differences_text(sample.typical.d)}"
             self.progress(text, 1.0 if self.answered else share)
 
     def result(self, stopped: str) -> Comparison:

@@ -52,11 +52,6 @@ def successes_needed(n: int, alpha: float) -> int:
     return int(np.argmax(reached)) if reached.any() else n + 1
 
 
-def reaches(successes: int, n: int, alpha: float) -> bool:
-    """Whether the evidence of `successes` among `n` signs is at least 1/alpha."""
-    return successes >= successes_needed(n, alpha)
-
-
 def pairs_needed(share: float, alpha: float, limit: int = 200_000) -> float:
     """Number of signs after which the evidence reaches 1/alpha if the share of successes stays; infinity beyond `limit`."""
     if share <= 0.5:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from trt_action.evidence import Unit
+from trt_action.measure.layout import Differences
 from trt_action.measure.pairs import Floats, Integers, Pairs, Recording
 from trt_action.measure.verdict import Sample
 
@@ -72,7 +74,10 @@ class Recorder:
 
     def sample(self) -> Sample:
         """The same as `conclusion.sample_of(self.recording())`, without going through every iteration again."""
-        return Sample(*self._ratios.arrays(), *self._floor_ratios.arrays())
+        return Sample(
+            Differences(*self._ratios.arrays("medians"), *self._floor_ratios.arrays("medians")),
+            Differences(*self._ratios.arrays("minima"), *self._floor_ratios.arrays("minima")),
+        )
 
     def recording(self) -> Recording:
         sizes = tuple(self.kept)
@@ -91,18 +96,21 @@ class Recorder:
 
 
 class _Ratios:
-    """Ratios of block medians of the usable pairs, kept up to date for the looks."""
+    """Ratios of block medians and minima of the usable pairs, kept up to date for the looks."""
 
     def __init__(self) -> None:
         self._units: list[int] = []
-        self._values: list[float] = []
+        self._medians: list[float] = []
+        self._minima: list[float] = []
 
     def add(self, unit: int, first: Sequence[int], second: Sequence[int]) -> None:
         if min(first) > 0 and min(second) > 0:
             self._units.append(unit)
-            self._values.append(statistics.median(first) / statistics.median(second))
+            self._medians.append(statistics.median(first) / statistics.median(second))
+            self._minima.append(min(first) / min(second))
 
-    def arrays(self) -> tuple[Floats, Integers]:
+    def arrays(self, which: Literal["medians", "minima"]) -> tuple[Floats, Integers]:
         """d = ln(ratio) and the unit of each pair."""
-        d: Floats = np.log(np.array(self._values, dtype=np.float64))
+        values = self._medians if which == "medians" else self._minima
+        d: Floats = np.log(np.array(values, dtype=np.float64))
         return d, np.array(self._units, dtype=np.int64)

@@ -18,10 +18,11 @@ RESAMPLES = 1_000
 MIN_ITERATIONS = 100
 """Fewer iterations have nothing above their p99."""
 
-TAIL = 5
+TAIL = 3
 """How many times the nominal tail of 1 % is kept for resampling; a resample never reaches beyond it in practice."""
 
-_MOST_CELLS = 8_000_000
+_MOST_CELLS = 2_000_000
+_LEAST_RESAMPLES = 400
 
 
 def p99_ratio(pairs: Pairs, confidence: float, seed: int) -> Estimate | None:
@@ -40,8 +41,8 @@ def p99_ratio(pairs: Pairs, confidence: float, seed: int) -> Estimate | None:
     sizes = np.bincount(owners)
     rng = np.random.Generator(np.random.PCG64(seed))
     tail = min(len(owners), TAIL * math.ceil(len(owners) * (1 - PERCENTILE / 100)) + 20)
-    rounds = min(RESAMPLES, max(200, _MOST_CELLS // (tail + len(sizes))))
-    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=rounds)
+    rounds = min(RESAMPLES, max(_LEAST_RESAMPLES, _MOST_CELLS // (tail + len(sizes))))
+    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=rounds).astype(np.int32)
     weights[0] = 1  # the sample itself
     excluded = np.floor((1 - PERCENTILE / 100) * (weights @ sizes) + 1e-9)
     ratios = _resampled(first, owners, weights, excluded, tail) / _resampled(second, owners, weights, excluded, tail)
@@ -67,13 +68,13 @@ def p99_verdict(ratio: Estimate | None) -> Verdict:
 def _resampled(
     values: Integers,
     owners: Integers,
-    weights: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.int32],
     excluded: npt.NDArray[np.float64],
     tail: int,
 ) -> npt.NDArray[np.float64]:
     """p99 of each resample: walk down from the largest value until more than the excluded share is passed."""
     largest = np.argsort(values, kind="stable")[::-1][:tail]
-    passed = np.cumsum(weights[:, owners[largest]], axis=1)
+    passed = np.cumsum(weights[:, owners[largest]], axis=1, dtype=np.int32)
     reached = passed > excluded[:, None]
     index = np.where(reached.any(axis=1), reached.argmax(axis=1), tail - 1)
     return values[largest[index]].astype(np.float64)
