@@ -13,6 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from trt_action import data, precision
+from trt_action import model as models
+from trt_action.evidence import Precision
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -73,3 +77,56 @@ def test_resnet50_has_its_known_size(tmp_path: Path) -> None:
     # 25,557,032 of the usual network with its 53 batch normalisations (2 × 26,560) folded into biases (26,560).
     assert sum(int(np.prod(weight.dims)) for weight in model.graph.initializer) == 25_557_032 - 26_560
     assert path.stat().st_size < 100_000
+
+
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT-base with one of its twelve layers; 129 MB."""
+    path = tmp_path_factory.mktemp("bert") / "bert.onnx"
+    maker = EXAMPLES / "bert" / "make.py"
+    subprocess.run([sys.executable, maker, path, "--layers", "1"], check=True, capture_output=True, timeout=120)
+    return path
+
+
+def test_bert_has_its_known_size(one_layer: Path) -> None:
+    model = onnx.load(one_layer)
+    weights = [w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and w.dims]
+    # 109,482,240 of the usual network with its pooler, less eleven layers, and two classes
+    expected = 109_482_240 - 11 * 7_087_872 + 2 * 768 + 2
+    assert sum(int(np.prod(weight.dims)) for weight in weights) == expected
+    assert sum(node.op_type == "MatMul" for node in model.graph.node) == 8 + 2
+
+
+def test_bert_runs_with_any_batch_and_reads_its_tokens(one_layer: Path) -> None:
+    make = runpy.run_path(str(EXAMPLES / "bert" / "make.py"))
+    ids = make["calibration"]()["ids"][:3]
+    session = onnxruntime.InferenceSession(one_layer, providers=["CPUExecutionProvider"])
+    together = session.run(["logits"], {"ids": ids})[0]
+    assert together.shape == (3, 2)
+    assert np.isfinite(together).all()
+    assert len(np.unique(together[:, 0])) == 3
+    alone = session.run(["logits"], {"ids": ids[1:2]})[0]
+    assert np.allclose(alone, together[1:2], atol=1e-4)
+
+
+@pytest.mark.parametrize(("wanted", "largest_error"), [("fp16", 0.005), ("int8", 0.2)])
+def test_bert_in_lower_precision(one_layer: Path, tmp_path: Path, wanted: Precision, largest_error: float) -> None:
+    """Every MatMul of a transformer gets the precision: those with weights and those of the attention."""
+    head = models.load(one_layer, label="bert.onnx")
+    calibration = data.load(
+        "make.py:calibration",
+        head.info,
+        origin="calibration",
+        need_labels=False,
+        limit=4,
+        timeout=60,
+        base_dir=EXAMPLES / "bert",
+    )
+    made = precision.prepare(head, precision.Recipe(wanted), calibration, tmp_path, timeout=300)
+    assert made.proof.nodes == {wanted: 10}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    reference, answer = (
+        onnxruntime.InferenceSession(path, options).run(None, calibration.inputs)[0] for path in (one_layer, made.path)
+    )
+    assert np.linalg.norm(answer - reference) <= largest_error * np.linalg.norm(reference)
