@@ -344,7 +344,7 @@ def _bug(error: Exception) -> errors.TrtActionError:
 def _stop(number: int, _frame: object) -> NoReturn:
     """The first signal ends the run in order; a second one must not end the tidying up."""
     for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
+        signal.signal(other, lambda *_: None)  # SIG_IGN would be inherited, and warns of a signal on its way
     how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     raise errors.InterruptedRunError(
         f"The run was stopped ({how}).", fix="Start it again; finished engines are cached."

@@ -22,6 +22,7 @@ from trt_action.precision.recipe import Recipe
 from trt_action.process import Channel
 
 FILE = "prepared.onnx"
+_FULL_DISK_WORDS = ("serialization failed", "No space left")  # of ONNX Runtime, which raises no OSError
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 
 
@@ -142,7 +143,7 @@ def _check(path: Path, domains: set[str], precision: str) -> None:
 
 def _foreign(error: Exception, step: str, precision: str) -> TrtActionError:
     text = " ".join(str(error).split())[:800]
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or any(word in text for word in _FULL_DISK_WORDS):
         return StorageError(
             f"Files of the model prepared as {precision} cannot be read or written: {text}.",
             why=f"It happened while {step}.",
