@@ -14,20 +14,26 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates git git-lfs \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/man/*
 
-# The libraries, from pyproject.toml and constraints.txt alone: our own code does not touch this layer.
-FROM system AS libraries
+# Which libraries: a stage of its own, so that a change elsewhere in pyproject.toml does not install them again.
+FROM system AS requirements
 ARG VARIANT=onnxruntime
+WORKDIR /build
+COPY pyproject.toml image/requirements.py ./
+RUN python3 requirements.py "${VARIANT}" action > requirements.txt
+
+# The libraries: our own code does not touch this layer.
+FROM system AS libraries
 WORKDIR /build
 RUN python3 -m venv /opt/trt-action
 ENV PATH=/opt/trt-action/bin:$PATH
-COPY pyproject.toml constraints.txt image/requirements.py ./
-RUN python3 requirements.py "${VARIANT}" action > requirements.txt \
-    && python3 -m pip install --compile --constraint constraints.txt --requirement requirements.txt
+COPY constraints.txt ./
+COPY --from=requirements /build/requirements.txt ./
+RUN python3 -m pip install --compile --constraint constraints.txt --requirement requirements.txt
 
 # Our own code as an installed package, in a prefix of its own.
 FROM libraries AS package
 RUN python3 -m pip install --constraint constraints.txt "hatchling>=1.25,<2"
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY trt_action ./trt_action
 RUN python3 -m pip install --compile --no-deps --no-build-isolation --ignore-installed --prefix=/package .
 

@@ -20,7 +20,7 @@ demo: $(STAMP) ## the main job on real data: verdict, comment, evidence, report
 	@$(BIN)/trt-action run --config examples/digits/.trt-action.yml --output trt-action-report
 
 test: $(STAMP) ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: format and rules
 	$(BIN)/ruff format --check .

@@ -36,6 +36,8 @@ def main() -> int:
         return _step(env, started)
     except errors.TrtActionError as error:
         return _tell(error)
+    except KeyboardInterrupt as stop:
+        return _tell(errors.interrupted(stop))
     except Exception as error:  # noqa: BLE001 - the outermost boundary: a person gets a message, the log gets the rest
         return _tell(_bug(error))
     finally:
@@ -88,8 +90,6 @@ def _measure(job: Job) -> int:
         if _needs_sibling(job, chosen):
             return container.run_sibling(job.inputs.gpus, job.env, log=commands.plain)
         evidences = _evidences(job, chosen)
-    except errors.InterruptedRunError:
-        raise
     except errors.TrtActionError as error:
         evidences = [_failed(job, chosen, error)]
     except Exception as error:  # noqa: BLE001 - a bug must reach the pull request too
@@ -203,5 +203,5 @@ def _leave(env: Mapping[str, str], started: float) -> None:
 def _stop(number: int, _frame: object) -> NoReturn:
     """The first signal ends the run in order; the runner's later ones must not end the leaving."""
     for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise errors.InterruptedRunError(f"Stopped by {signal.Signals(number).name}: the job was cancelled.")
+        signal.signal(other, lambda *_: None)  # SIG_IGN would be inherited by children
+    raise KeyboardInterrupt(f"Stopped by {signal.Signals(number).name}: the job was cancelled.")

@@ -85,7 +85,7 @@ class Work:
         try:
             with self.console.stage(name, title) as progress:
                 yield progress
-        except errors.TrtActionError as error:
+        except (errors.TrtActionError, KeyboardInterrupt) as error:
             error.add_note(name)
             raise
         finally:

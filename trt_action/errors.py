@@ -154,6 +154,15 @@ class InterruptedRunError(TrtActionError):
     title = "Stopped"
 
 
+def interrupted(stop: KeyboardInterrupt) -> InterruptedRunError:
+    """The error for a stop that a door raised on a signal: a `KeyboardInterrupt`, so that no room that goes on after a
+    failure of its own takes it for one."""
+    error = InterruptedRunError(str(stop) or "The run was stopped (Ctrl-C).")
+    for note in getattr(stop, "__notes__", []):
+        error.add_note(note)
+    return error
+
+
 class InternalError(TrtActionError):
     """Something this program did not foresee. Always a bug of ours."""
 

@@ -46,8 +46,8 @@ def run(
     except errors.TrtActionError as error:
         draft.error = error_info(error)
         draft.outcome = "failed"
-    except KeyboardInterrupt:
-        draft.error = error_info(errors.InterruptedRunError("The run was stopped (Ctrl-C)."))
+    except KeyboardInterrupt as stop:
+        draft.error = error_info(errors.interrupted(stop))
     return draft.evidence()
 
 

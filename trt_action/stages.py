@@ -83,7 +83,7 @@ def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
 
 
 def _go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
-    if s.base != "auto":
+    if s.base != "auto" or isinstance(error, errors.InterruptedRunError):
         raise error
     draft.base_note = f"The base cannot be used: {error.what}"
     draft.warnings.append(draft.base_note)

@@ -1,7 +1,8 @@
 """What GitHub's runner does around a Docker action, after its `ContainerActionHandler` and `DockerCommandManager`.
 
 `docker run` with the same mounts, `-e NAME` by name, translated paths, file commands and event file; and what the runner
-makes of the step's log: masks, annotations, `stop-commands`.
+makes of the step's log: masks, annotations, `stop-commands`. One thing differs: the container shares this host's network,
+where the runner takes the default bridge, so that it reaches the GitHub double on loopback whatever the host's firewall.
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ class Runner:
         values = {name: self._translate(value) for name, value in values.items()}
         name = f"trtaction_{secrets.token_hex(6)}"
         command = ["docker", "run", "--name", name, "--label", "e2e", "--workdir", "/github/workspace", "--rm"]
+        command += ["--network", "host"]
         for variable in values:
             command += ["-e", variable]
         for host, inside in self._mounts.items():

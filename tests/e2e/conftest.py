@@ -29,7 +29,7 @@ calibration-data: data/calibration.npz
 validation-data: data/validation.npz
 max-latency-regression: 50%
 max-accuracy-drop: 5%
-max-seconds: 4s
+max-seconds: 10s
 measure-seconds: 0.2s
 """
 
@@ -57,12 +57,6 @@ def _stand_in() -> str:
     done = subprocess.run([script], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-@pytest.fixture(scope="session")
-def gateway(action_image: str) -> str:
-    """This machine's address as a container on the default bridge sees it."""
-    return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
 
 
 @dataclass
@@ -107,9 +101,9 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def github(gateway: str) -> Iterator[GitHub]:
-    """GitHub, where a container can reach it. Every request must fit GitHub's own description."""
-    with serve(host="0.0.0.0", public_host=gateway) as double:  # noqa: S104 - the container is not on loopback
+def github() -> Iterator[GitHub]:
+    """GitHub on loopback. Every request must fit GitHub's own description."""
+    with serve() as double:
         double.tokens[TOKEN] = Identity()
         yield double
         assert double.violations == []

@@ -4,6 +4,7 @@
 #
 # What this host needs to reach its registries (sources, apt options, CA bundle, pip index) is read from it at run time and
 # goes into the stand-in, so that the Dockerfile itself stays free of it.
+# shellcheck disable=SC2016 # $(SITE) and its like are apt's own fields
 set -euo pipefail
 
 image=${1:-trt-action-stand-in-base:local}
