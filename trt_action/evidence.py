@@ -218,11 +218,11 @@ class Comparison(Record):
     p99_verdict: Verdict = "inconclusive"
     witnesses: dict[Literal["block_min", "cpu_time"], Estimate] = Field(default_factory=dict)
     noise_floor: Estimate | None = Field(None, description="Base against base, same run, same statistic.")
-    margin: float = Field(description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
-    tolerance: float = Field(description="`within-noise` when surely smaller than this, e.g. 0.02.")
-    limit: float | None = Field(None, description="max-latency-regression, if asked: decided with the same test.")
+    margin: float = Field(ge=0, le=1000, description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
+    tolerance: float = Field(ge=0, le=1000, description="`within-noise` when surely smaller than this, e.g. 0.02.")
+    limit: float | None = Field(None, ge=0, le=1000, description="max-latency-regression, if asked: decided with the same test.")
     limit_status: GateStatus = "not-checked"
-    confidence: float
+    confidence: float = Field(gt=0, lt=1)
     pairs: int = Field(ge=0)
     iterations: int = Field(ge=0, description="Timed inferences per side.")
     units: list[Unit] = Field(default_factory=list)

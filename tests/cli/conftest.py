@@ -154,3 +154,14 @@ def furnished(root: Path, cache: Path, digits: Path) -> Door:
         (digits / ".trt-action.yml").read_text() + "\nmeasure-seconds: 0.2s\nmax-seconds: 3s\n"
     )
     return door
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, cache: Path, digits: Path) -> Door:
+    return furnished(tmp_path_factory.mktemp("door"), cache, digits)
+
+
+@pytest.fixture(scope="session")
+def run(shared: Door) -> Result:
+    """`trt-action run` once, into `out/`; many tests look at what it left."""
+    return shared("run", "--output", "out", "--max-seconds", "10s")

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cli.conftest import REPORT, Door, Result, evidence, files, furnished
+from tests.cli.conftest import REPORT, Door, Result, evidence, files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,17 +35,6 @@ KEYS = [
     "stages.0.seconds",
 ]
 """What others read from an evidence file."""
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, cache: Path, digits: Path) -> Door:
-    return furnished(tmp_path_factory.mktemp("door"), cache, digits)
-
-
-@pytest.fixture(scope="module")
-def run(shared: Door) -> Result:
-    """`trt-action run` once, into `out/`; many tests look at what it left."""
-    return shared("run", "--output", "out", "--max-seconds", "10s")
 
 
 @pytest.fixture(scope="module")

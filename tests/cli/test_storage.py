@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_folders_without_permission(door: Door) -> None:
     locked = door.cwd / "locked"
     locked.mkdir()
     locked.chmod(0o555)
-    more = {"preexec_fn": without_overriding_permissions}
+    more: dict[str, Any] = {"preexec_fn": without_overriding_permissions}
     assert "locked" in door.refused(8, *ACCURACY, "--output", "locked/out", **more).words
     door.env["TMPDIR"] = str(locked)
     assert door(*ACCURACY, "--output", "out", **more).code == 0, "the system's own temporary folder takes its place"
