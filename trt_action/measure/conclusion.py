@@ -155,10 +155,10 @@ def _warnings(
     if unusable := _unusable(recording):
         found.append(f"{unusable} pairs hold a duration that is zero or negative; they are kept but not used.")
     allowance = given.typical_allowance
-    if allowance and allowance > math.log1p(rule.margin):
+    if allowance and allowance > math.log1p(rule.tolerance):
         found.append(
-            f"Fresh processes of the same engines differ: memory layout alone may be worth "
-            f"{percent(math.expm1(allowance))} here, and every interval was widened by that."
+            f"The same engines differ from one set of processes to the next: memory layout, or the host, may be worth "
+            f"{percent(math.expm1(allowance))} here. Every interval was widened by that."
         )
     if p50 is not None:
         names = {"block_min": "The fastest iteration of each block", "cpu_time": "CPU time"}
