@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from trt_action.evidence import Verdict
 from trt_action.measure import verdict
-from trt_action.measure.duet import MAIN_PAIRS_PER_FLOOR_PAIR, Plan
+from trt_action.measure.duet import Plan
 from trt_action.measure.layout import Differences
 from trt_action.measure.verdict import Sample
 
@@ -130,49 +130,39 @@ class Unit:
 
 
 def units(rng: np.random.Generator, family: Family, effect: float, plan: Plan) -> Iterator[Unit]:
-    """Unit after unit by the product's schedule: loads, fair coins, a floor pair after every third pair."""
+    """Unit after unit by the product's schedule: loads, and rounds of one block of each side in random order."""
     unit = 0
     while True:
         per_load = plan.pairs_per_load * (1 if unit < plan.units else 2)
-        pairs = per_load * (plan.reloads + 1)
-        floors = pairs // MAIN_PAIRS_PER_FLOOR_PAIR
-        sides = np.concatenate([_coins(rng, pairs), _coins(rng, floors) + 1])
-        time = np.concatenate([np.arange(pairs), (np.arange(floors) + 1) * MAIN_PAIRS_PER_FLOOR_PAIR - 0.5])
-        order = np.argsort(time, kind="stable")
+        rounds = per_load * (plan.reloads + 1)
+        order = rng.permuted(np.tile(np.arange(SIDES), (rounds, 1)), axis=1)
         layout = family.unit_sd * rng.standard_normal(SIDES)
         loads = layout + family.load_sd * rng.standard_normal((plan.reloads + 1, SIDES))
-        load = np.minimum(np.floor(time[order] / per_load).astype(int), plan.reloads)
-        d = np.empty((len(sides), 2))
-        d[order] = _differences(rng, family, sides[order], loads[load], effect)
-        yield Unit(d[:pairs], d[pairs:])
+        yield _blocks(rng, family, order, np.repeat(loads, per_load, axis=0), effect)
         unit += 1
 
 
-def _coins(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-    """Sides of the two blocks of each pair by a fair coin: (0, 1) or (1, 0)."""
-    first = rng.integers(2, size=n)
-    return np.stack([first, 1 - first], axis=1)
-
-
-def _differences(
-    rng: np.random.Generator, family: Family, sides: npt.NDArray[np.int64], offsets: Floats, effect: float
-) -> Floats:
-    """d = ln(lower-numbered side / higher-numbered side) of consecutive pairs. `offsets`: (pairs, sides)."""
-    n = len(sides)
-    own = np.take_along_axis(offsets, sides, axis=1) + np.where(sides == 0, math.log1p(effect), 0.0)
+def _blocks(
+    rng: np.random.Generator, family: Family, order: npt.NDArray[np.int64], offsets: Floats, effect: float
+) -> Unit:
+    """One unit. `order`: the side at each place of each round; `offsets`: by round and side."""
+    own = np.take_along_axis(offsets, order, axis=1) + np.where(order == 0, math.log1p(effect), 0.0)
     own[:, 0] += family.first
     if family.own_sd:
-        flat, wanted = own.reshape(-1), sides.reshape(-1)
+        flat, wanted = own.reshape(-1), order.reshape(-1)
         for side in range(SIDES):
             mine = np.flatnonzero(wanted == side)
             flat[mine] += autoregressive(rng, len(mine), family.own_ar, family.own_sd)
-        own = flat.reshape(n, 2)
-    host = family.environment(rng, 2 * n).reshape(n, 2)
-    columns = []
+        own = flat.reshape(order.shape)
+    host = family.environment(rng, order.size).reshape(order.shape)
+    place = np.argsort(order, axis=1)
+    main, floor = [], []
     for log_time in (own + host, own + MINIMUM_SHARE * host):
         seen = np.log(np.round(np.exp(log_time) / family.grid) * family.grid) if family.grid else log_time
-        columns.append(np.where(sides[:, 0] < sides[:, 1], seen[:, 0] - seen[:, 1], seen[:, 1] - seen[:, 0]))
-    return np.stack(columns, axis=1)
+        head, base, second_base = np.take_along_axis(seen, place, axis=1).T
+        main.append(head - base)
+        floor.append(base - second_base)
+    return Unit(np.stack(main, axis=1), np.stack(floor, axis=1))
 
 
 @dataclass(frozen=True)
@@ -191,9 +181,9 @@ def simulate(rng: np.random.Generator, family: Family, effect: float, plan: Plan
         seconds += costs.unit
         per_load = len(unit.main) // (plan.reloads + 1)
         for load in range(plan.reloads + 1):
-            seconds += costs.reload * bool(load) + costs.pair * per_load * (1 + 1 / MAIN_PAIRS_PER_FLOOR_PAIR)
+            seconds += costs.reload * bool(load) + costs.pair * per_load
             pairs = (load + 1) * per_load
-            sofar = [*done, Unit(unit.main[:pairs], unit.floor[: pairs // MAIN_PAIRS_PER_FLOOR_PAIR])]
+            sofar = [*done, Unit(unit.main[:pairs], unit.floor[:pairs])]
             total = sum(len(one.main) for one in sofar)
             first_look = index == plan.units - 1 and load == plan.reloads
             over = seconds >= plan.max_seconds

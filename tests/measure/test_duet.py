@@ -151,7 +151,7 @@ def test_what_is_recorded_is_what_was_run() -> None:
     assert comparison.pairs == sum(unit.pairs for unit in comparison.units) == len(unpack(series.unit))
     assert comparison.iterations == series.head.n == comparison.pairs * kept
     assert series.floor_unit is not None
-    assert series.floor_unit.n == comparison.pairs // 3
+    assert series.floor_unit.n == comparison.pairs
     assert [unit.reloads for unit in comparison.units[: plan.units]] == [plan.reloads] * plan.units
     assert machine.closed == len(machine.opened) >= plan.units
 
