@@ -97,7 +97,7 @@ def accuracy(found: Accuracy, limits: Limits) -> Section | None:
         parity = found.parity
         data = {"synthetic": "seeded synthetic data, not real ones"}.get(parity.data, f"{parity.data} data")
         lines.append(
-            f"Parity: difference from the FP32 reference of head's model over {fmt.plural(parity.samples, 'sample')} ({data})."
+            f"Parity: difference from the FP32 reference of each side's own model over {fmt.plural(parity.samples, 'sample')} ({data})."
         )
         columns = {
             "head": parity.head,

@@ -37,7 +37,7 @@ class Scale:
             if len(found) >= 3:
                 return found[:: math.ceil(len(found) / 8)]
         span = self.high - self.low
-        if not 1e-9 * max(abs(self.low), abs(self.high)) < span < 1e15:  # nothing to tell apart, or absurd
+        if not max(1e-9 * max(abs(self.low), abs(self.high)), 1e-15) < span < 1e15:  # nothing to tell apart, or absurd
             return [self.low]
         raw = span / wanted
         power = 10.0 ** math.floor(math.log10(raw))

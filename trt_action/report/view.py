@@ -140,6 +140,7 @@ def _notes(evidence: Evidence) -> Iterable[str]:
             "comparison decides: the host drifted between the passes."
         )
     yield from evidence.warnings
+    yield from evidence.accuracy.notes
     for role, side in (("head", evidence.head), ("base", evidence.base)):
         if side and side.latency:
             yield from (f"Latency of {role}: {note}" for note in side.latency.notes)
