@@ -92,3 +92,4 @@ def test_action_yml_says_what_the_code_reads_and_writes() -> None:
     assert given == {"github-token": "${{ github.token }}"}, "a default would win over the config file"
     assert action["runs"]["using"] == "docker"
     assert {"args", "entrypoint"}.isdisjoint(action["inputs"])
+    assert "\n  image: Dockerfile\n" in ACTION.read_text(), "release.yml replaces exactly this line"
