@@ -14,6 +14,7 @@ import pytest
 
 from tests.doubles.github.server import GitHub, Identity, serve
 from tests.doubles.runner import Runner, Running, Step
+from trt_action.container import CACHE_VOLUME
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "trt-action:e2e"
@@ -41,15 +42,19 @@ def docker(*arguments: str, timeout: float = 120) -> str:
 
 
 @pytest.fixture(scope="session")
-def action_image() -> str:
-    """The image of this work tree, from the stand-in base where the real one cannot be pulled."""
+def action_image() -> Iterator[str]:
+    """The image of this work tree, from the stand-in base where the real one cannot be pulled. The cache volume of a
+    sibling is gone afterwards, unless it was there before."""
     try:
         docker("info", timeout=30)
     except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
         pytest.skip("no Docker engine answers `docker info`")
     base = os.environ.get("TRT_ACTION_BASE_IMAGE") or _stand_in()
     docker("build", "--build-arg", f"BASE_IMAGE={base}", "--tag", IMAGE, str(ROOT), timeout=1_500)
-    return IMAGE
+    had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
+    yield IMAGE
+    if not had_cache:
+        docker("volume", "rm", "--force", CACHE_VOLUME)
 
 
 def _stand_in() -> str:

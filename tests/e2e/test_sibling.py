@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import docker
-from trt_action.container import CACHE_VOLUME, GUARD, LABEL
+from trt_action.container import GUARD, LABEL
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1_800)]
 
@@ -45,13 +45,10 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def volume() -> Iterator[str]:
-    """A volume with one file, and the cache volume gone if it was not there before."""
+    """The name of a volume that both containers share."""
     name = f"trt-action-e2e-{secrets.token_hex(4)}"
-    had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
     yield name
     docker("volume", "rm", "--force", name)
-    if not had_cache:
-        docker("volume", "rm", "--force", CACHE_VOLUME)
 
 
 def start(image: str, volume: str, gpus: str) -> subprocess.Popen[str]:
