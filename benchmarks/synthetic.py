@@ -29,11 +29,11 @@ MINIMUM_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the real thing, for a 2.5 ms engine: new processes of a unit, one reload of all sides, one pair."""
+    """Seconds of the real thing, for a 2.5 ms engine: new processes of a unit, one reload of all sides, one block of each."""
 
     unit: float = 0.9
     reload: float = 0.25
-    pair: float = 0.027
+    pair: float = 0.036
 
 
 def quiet(rng: np.random.Generator, n: int) -> Floats:
