@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types docs bench bench-gate clean
+.PHONY: help demo test lint types docs screenshot bench bench-gate bench-stats clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,12 +32,19 @@ types: $(STAMP) ## mypy --strict
 docs: $(STAMP) ## the generated parts of the documents and the schemas
 	$(BIN)/python docs/generate.py
 
+screenshot: demo ## the picture in README, from the comment of the demo (needs Chromium)
+	$(BIN)/python docs/screenshot.py trt-action-report/comment.md docs/images/comment.png
+
 bench: $(STAMP) ## overhead of the measuring loop and times of the demo, into docs/benchmarks.md
 	$(BIN)/python benchmarks/overhead.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/demo.py --write docs/benchmarks.md
 
-bench-gate: $(STAMP) ## false alarms and power of the verdict, beside the usual rules (short form: ~15 min)
-	$(BIN)/python benchmarks/verdict.py --write docs/benchmarks.md
+TRIALS ?= 15
+bench-gate: $(STAMP) ## false alarms and power of the verdict, beside the usual rules (~1 h; TRIALS=60 is the long form)
+	$(BIN)/python benchmarks/verdict.py --trials $(TRIALS) --output build/bench-gate.jsonl --write docs/benchmarks.md
+
+bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth, into docs/method.md (~6 min)
+	$(BIN)/python benchmarks/stats.py --write docs/method.md
 
 clean: ## remove what make has made
 	rm -rf $(VENV) trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,7 +26,7 @@ def report(trials: list[Trial], command: str, path: Path | None) -> str:
     parts = [
         "## Can the verdict be trusted?",
         f"`{command}` on {sections.host()}, one thread, {len(trials)} trials. Share of trials that call head "
-        "slower (quiet / noisy), with the margin at its default; `+n %` = n more layers on a chain of 100.",
+        "slower (quiet / noisy); `+n %` = n more layers on a chain of 100. The margin is in the second table.",
         "![Share of trials that call head slower, by rule](verdict.svg)" if path else "",
         rules_table(trials, shares),
         "What `compare` said, and how long it took:",
@@ -54,8 +54,7 @@ def cells(trials: list[Trial]) -> list[tuple[str, int, bool]]:
 def share(trials: list[Trial], rule: str, effect: int, noisy: bool) -> tuple[int, int]:
     """(trials that call head slower, trials). A stored number is base's mean in the first trial of the same net on
     the same kind of host; that trial itself does not count for its rule."""
-    margin = max(trial["margin"] for trial in trials)
-    chosen = [t for t in trials if (t["effect"], t["noisy"], t["margin"]) == (effect, noisy, margin)]
+    chosen = [t for t in trials if (t["effect"], t["noisy"]) == (effect, noisy)]
     if rule == "ours":
         return sum(t["verdict"] == "regressed" for t in chosen), len(chosen)
     first: dict[str, Trial] = {}
