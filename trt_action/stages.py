@@ -45,7 +45,12 @@ def _load_model(path: Path, label: str, s: Settings) -> models.Model:
     """An ONNX model, or the model of an engine that `trt-action build` has kept."""
     if kept.is_kept(path):
         return models.Model(path, kept.load(path)[1])
-    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=s.batch_size)
+    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=_asked_batch(s))
+
+
+def _asked_batch(s: Settings) -> int | None:
+    """None where nobody asked: then the model room says what it assumed."""
+    return None if s.sources.get("batch-size", "default") == "default" else s.batch_size
 
 
 def load_base(draft: Draft, work: Work) -> BaseModel | None:
@@ -210,6 +215,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
     for role, loadable in loadables.items():
         side: Side = getattr(draft, role)
         progress(f"throughput, memory and cold start of {role}", None)
+        memory, cold_start = measure.first_load(loadable, feeds[role])
         update = {
             "latency": latencies[role],
             "throughput": measure.throughput(
@@ -219,8 +225,8 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
                 seconds=min(1.0, s.measure_seconds),
                 batch=data.batch_of(side.model),
             ),
-            "memory": measure.memory(loadable, feeds[role]),
-            "cold_start": measure.cold_start(loadable, feeds[role]),
+            "memory": memory,
+            "cold_start": cold_start,
         }
         setattr(draft, role, side.model_copy(update=update))
     if s.precision != "fp32" and not kept.is_kept(head.path):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.measure.conftest import Make
 from trt_action.evidence import Latency
-from trt_action.measure import cold_start, latencies, memory, throughput, usable_cpus
+from trt_action.measure import first_load, latencies, throughput, usable_cpus
 from trt_action.measure.latency import MAX_STORED, summarize
 from trt_action.measure.series import unpack
 
@@ -98,7 +98,7 @@ def test_throughput_counts_samples_of_every_thread(convs: Make, feeds: Path, con
 
 
 def test_memory_grows_with_the_model(convs: Make, feeds: Path) -> None:
-    small, large = memory(convs(3), feeds), memory(convs(3, width=512), feeds)
+    small, large = (first_load(convs(3, **more), feeds)[0] for more in ({}, {"width": 512}))
     weights = 2 * 512 * 512 * 9 * 4
     assert large.host_engine_bytes > small.host_engine_bytes + weights
     assert small.host_peak_bytes > 10_000_000
@@ -106,6 +106,6 @@ def test_memory_grows_with_the_model(convs: Make, feeds: Path) -> None:
 
 
 def test_cold_start(convs: Make, feeds: Path) -> None:
-    result = cold_start(convs(), feeds)
+    _, result = first_load(convs(), feeds)
     assert result.load_ms > 0
     assert result.first_inference_ms > 0

@@ -36,7 +36,8 @@ def test_describes_a_model(build: Build, save: Save) -> None:
     path = save(build())
     model = models.load(path, label="head", name=None, shapes=None, batch_size=2)
     assert model.path == path
-    assert model.notes == ("Assumed batch = 2 for input `x` `[N, 4]`.",)
+    assert model.notes == ()
+    assert models.load(path, label="head").notes == ("Assumed batch = 1 for input `x` `[N, 4]`.",)
     info = model.info
     assert (info.name, info.path, info.opset, info.parameters) == ("model", "head", 21, 12)
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

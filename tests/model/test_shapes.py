@@ -17,7 +17,8 @@ SCALAR = Input("scale", "float32", 4, ())
 def test_only_the_batch_is_assumed() -> None:
     profiles, notes = resolve([IMAGE, FIXED, SCALAR], {}, 4)
     assert [profiles[name].opt for name in ("image", "fixed", "scale")] == [(4, 3, 8, 8), (2, 3), ()]
-    assert notes == ["Assumed batch = 4 for input `image` `[?, 3, 8, 8]`."]
+    assert notes == []
+    assert resolve([IMAGE], {}, None)[1] == ["Assumed batch = 1 for input `image` `[?, 3, 8, 8]`."]
 
 
 def test_given_shapes() -> None:

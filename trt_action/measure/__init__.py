@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from trt_action.measure.cpus import usable_cpus
     from trt_action.measure.duet import Plan, compare, recompute
     from trt_action.measure.latency import latencies
-    from trt_action.measure.passes import cold_start, memory, throughput
+    from trt_action.measure.passes import first_load, throughput
     from trt_action.measure.sides import open_unit
 
 __all__ = [
     "Plan",
-    "cold_start",
     "compare",
+    "first_load",
     "latencies",
-    "memory",
     "open_unit",
     "recompute",
     "speedup",
@@ -32,10 +31,9 @@ __all__ = [
 
 _HOMES = {
     "Plan": "duet",
-    "cold_start": "passes",
     "compare": "duet",
+    "first_load": "passes",
     "latencies": "latency",
-    "memory": "passes",
     "open_unit": "sides",
     "recompute": "duet",
     "speedup": "baseline",

@@ -17,7 +17,7 @@ from trt_action.measure.sides import Worker, ready
 from trt_action.measure.stats import hodges_lehmann, percentile, signed_rank_interval
 
 CONFIDENCE = 0.95
-MAX_SECONDS = 2.0
+MAX_SECONDS = 1.0
 MIN_PAIRS = 6
 """The fewest pairs with a two-sided signed-rank interval at 95 %: 2 / 2**6 < 5 %."""
 
@@ -34,7 +34,7 @@ def speedup(
     cpus: frozenset[int] | None = None,
     seed: int = 0,
 ) -> Speedup:
-    """Baseline p50 ÷ head p50 from interleaved blocks of about 10 ms, one fresh process per side, for 2 s.
+    """Baseline p50 ÷ head p50 from interleaved blocks of about 10 ms, one fresh process per side, for 1 s.
 
     A number to show, not a verdict: one pair of processes, no test. Ratio and 95 % interval: Hodges–Lehmann of the
     paired block medians.

@@ -1,6 +1,6 @@
-"""Passes that need a fresh process of their own: throughput, memory, cold start.
+"""Passes that need a fresh process of their own: throughput, and the first load (memory and cold start).
 
-Memory and cold start because looking at either disturbs latency; throughput because it loads more sessions.
+The first load because looking at memory disturbs latency, and only a new process is cold; throughput because it loads more sessions.
 Every function raises MeasureError, OutOfMemoryError, BuildError or DataError with `label` in front of the message.
 """
 
@@ -43,25 +43,25 @@ def throughput(
     )
 
 
-def memory(loadable: Loadable, feeds: Path, *, cpus: frozenset[int] | None = None, label: str = "engine") -> Memory:
-    """Peak resident memory (bytes) of a process that loads the engine and runs ten inferences, and how much of it
-    came with the engine: the peak minus what was resident with the backend's library and the inputs loaded."""
-    with Worker(label, loadable, feeds, cpus=cpus) as worker:
-        worker.start()
-        answer = worker.ask("memory")
-    return Memory(host_peak_bytes=answer["peak"], host_engine_bytes=max(answer["peak"] - answer["before"], 0))
-
-
-def cold_start(
+def first_load(
     loadable: Loadable, feeds: Path, *, cpus: frozenset[int] | None = None, label: str = "engine"
-) -> ColdStart:
-    """Milliseconds from the engine file to a ready session, and of the first inference, with the backend's library
-    loaded and the file in the system's cache (it is read once before)."""
+) -> tuple[Memory, ColdStart]:
+    """What a process sees that loads the engine and runs ten inferences.
+
+    Memory: peak resident bytes, and how much of them came with the engine (the peak minus what was resident with the
+    backend's library and the inputs loaded; both are read outside the timed parts). Cold start: milliseconds from the
+    engine file to a ready session, and of the first inference, with the backend's library loaded and the file in the
+    system's cache (it is read once before).
+    """
     with Worker(label, loadable, feeds, cpus=cpus) as worker:
         worker.start()
         _read_once(loadable.path)
-        answer = worker.ask("cold_start")
-    return ColdStart(load_ms=answer["load_ms"], first_inference_ms=answer["first_inference_ms"])
+        answer = worker.ask("first_load")
+    peak = answer["peak"]
+    return (
+        Memory(host_peak_bytes=peak, host_engine_bytes=max(peak - answer["before"], 0)),
+        ColdStart(load_ms=answer["load_ms"], first_inference_ms=answer["first_inference_ms"]),
+    )
 
 
 def _read_once(path: Path) -> None:

@@ -144,21 +144,13 @@ class Worker:
                 differ.append(name)
         return {"differ": differ}
 
-    def memory(self) -> Message:
-        """Resident memory before loading the engine, and its peak after load and inference (bytes)."""
+    def first_load(self) -> Message:
+        """Milliseconds from the engine file to a ready session and of the first inference; resident memory before,
+        and its peak after ten inferences (bytes)."""
         gc.collect()
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak to the present size
         before = _status_bytes("VmRSS")
-        session = self._session = self._backend.load(self._loadable)
-        session.bind(self._feeds)
-        for _ in range(MIN_WARMUP_ITERATIONS):
-            session.run()
-        session.fetch()
-        return {"before": before, "peak": _status_bytes("VmHWM")}
-
-    def cold_start(self) -> Message:
-        """Milliseconds from the engine file to a ready session, and of the first inference."""
         clock = time.perf_counter_ns
         start = clock()
         session = self._session = self._backend.load(self._loadable)
@@ -167,7 +159,15 @@ class Worker:
         bound = clock()
         session.run()
         end = clock()
-        return {"load_ms": (loaded - start) / 1e6, "first_inference_ms": (end - bound) / 1e6}
+        for _ in range(MIN_WARMUP_ITERATIONS - 1):
+            session.run()
+        session.fetch()
+        return {
+            "load_ms": (loaded - start) / 1e6,
+            "first_inference_ms": (end - bound) / 1e6,
+            "before": before,
+            "peak": _status_bytes("VmHWM"),
+        }
 
     def close(self) -> None:
         """Free the engine, so that a reload starts from nothing."""

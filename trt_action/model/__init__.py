@@ -39,7 +39,7 @@ def load(
     label: str,
     name: str | None = None,
     shapes: Mapping[str, Any] | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
 ) -> Model:
     """Check an ONNX model and describe it.
 
@@ -48,7 +48,7 @@ def load(
         label: what messages and evidence call it.
         name: display name; None = the stem of the file's name.
         shapes: by input name: a list of ints, or `{"min": …, "opt": …, "max": …}`; only open axes need one.
-        batch_size: for an open axis 0 without a shape.
+        batch_size: for an open axis 0 without a shape; None = 1, and a note that it was assumed.
 
     Returns:
         The model with its content hash: SHA-256 over the bytes of the model file; if it has external data, followed

@@ -89,7 +89,7 @@ def _examine(path: Path, label: str, request: Message) -> dict[str, Any]:
     notes = [*stored.notes, *operators.check(model)]
     _run_checker(path, label)
     wanted = {name: shapes.Profile(**{k: tuple(v) for k, v in p.items()}) for name, p in request["shapes"].items()}
-    profile, assumed = shapes.resolve(inputs, wanted, int(request["batch_size"]))
+    profile, assumed = shapes.resolve(inputs, wanted, request["batch_size"])
     _digest_external(digest, path.parent, stored.external)
     info = {
         "sha256": digest.hexdigest(),

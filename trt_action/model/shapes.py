@@ -4,7 +4,7 @@ Rules, in this order, for every axis of every input:
 1. the model fixes it: it stays, and `shapes` must agree;
 2. `shapes` names it;
 3. another input has an axis of the same symbolic name, and `shapes` gave that one a size: the same size;
-4. it is axis 0: the batch axis, and `batch_size` is taken, with a note;
+4. it is axis 0: the batch axis, and `batch_size` is taken, or 1 with a note;
 5. otherwise the user is asked. No size is ever guessed.
 """
 
@@ -57,7 +57,7 @@ def parse(shapes: Mapping[str, Any]) -> dict[str, Profile]:
 
 
 def resolve(
-    inputs: Sequence[Input], shapes: Mapping[str, Profile], batch_size: int
+    inputs: Sequence[Input], shapes: Mapping[str, Profile], batch_size: int | None
 ) -> tuple[dict[str, Profile], list[str]]:
     """A profile for every input, and a note for everything that was assumed.
 
@@ -156,7 +156,7 @@ def _check_fits(tensor: Input, given: Profile) -> None:
             )
 
 
-def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: int) -> tuple[Profile, list[str]]:
+def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: int | None) -> tuple[Profile, list[str]]:
     filled: list[tuple[int, int, int]] = []
     notes: list[str] = []
     for axis, dim in enumerate(tensor.shape):
@@ -165,8 +165,9 @@ def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: 
         elif isinstance(dim, str) and dim in sizes:
             filled.append(sizes[dim])
         elif axis == 0:
-            filled.append((batch_size,) * 3)
-            notes.append(f"Assumed batch = {batch_size} for input {quote(tensor.name)} {show(tensor.shape)}.")
+            filled.append((batch_size or 1,) * 3)
+            if batch_size is None:
+                notes.append(f"Assumed batch = 1 for input {quote(tensor.name)} {show(tensor.shape)}.")
         else:
             raise _ask(tensor, axis)
     low, mid, high = zip(*filled, strict=True) if filled else ((), (), ())
