@@ -115,7 +115,8 @@ def _asked_words(asked: AccuracyDrop) -> str:
 
 
 def _loss_words(amount: float, share: bool) -> str:
-    return f"{amount * 100:.6g} points" if share else f"{amount:.6g}"
+    shown = f"{amount * 100:.6g}"
+    return (f"{shown} point" if shown == "1" else f"{shown} points") if share else f"{amount:.6g}"
 
 
 def _not_checked(name: str, rule: str, limit: str, accuracy: Accuracy) -> Gate:

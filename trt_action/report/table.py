@@ -88,7 +88,10 @@ def _latency_rows(evidence: Evidence, head: Side) -> Iterable[_Row]:
     ours = head.latency
     theirs = evidence.base.latency if evidence.base else None
     if ours is None:
-        yield _Row("latency", fmt.NONE, NOT_CHECKED, gates=("latency-threshold", "max-latency-regression"))
+        compared = evidence.comparison is not None and evidence.comparison.p50_ratio is not None
+        label, cell = ("p50", fmt.NONE) if compared else ("latency", NOT_CHECKED)
+        gates = ("latency-threshold", "max-latency-regression")
+        yield _Row(label, fmt.NONE, cell, _latency_change(evidence, "p50") if compared else fmt.NONE, gates)
         return
     unit = fmt.time_unit([ours.p50_ms, theirs.p50_ms if theirs else None])
     for percentile in PERCENTILES:

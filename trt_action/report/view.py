@@ -129,17 +129,21 @@ def _next_step(evidence: Evidence, gate: Gate) -> str:
 def _notes(evidence: Evidence) -> Iterable[str]:
     if evidence.base_note:
         yield evidence.base_note
-    unchecked = [g for g in evidence.gates if g.status == "not-checked"]
-    for gate in unchecked[:20]:
-        yield f"Not checked: {clip(gate.name, 60)} – {gate.reason}"
-    if evidence.accuracy.not_checked:
+    unchecked: dict[str, list[str]] = {}
+    for gate in evidence.gates:
+        if gate.status == "not-checked":
+            unchecked.setdefault(gate.reason, []).append(gate.name)
+    for reason, names in list(unchecked.items())[:20]:
+        yield f"Not checked: {', '.join(clip(name, 60) for name in names[:10])} – {reason}"
+    if evidence.accuracy.not_checked and evidence.accuracy.not_checked not in unchecked:
         yield f"Accuracy not checked: {evidence.accuracy.not_checked}"
     if passes_disagree(evidence):
         yield (
             "The separate latency passes (percentiles in the table) disagree with the interleaved comparison. The "
             "comparison decides: the host drifted between the passes."
         )
-    yield from evidence.warnings
+    said = {f"`{name}` is not checked" for names in unchecked.values() for name in names}
+    yield from (warning for warning in evidence.warnings if not any(warning.startswith(words) for words in said))
     yield from evidence.accuracy.notes
     for role, side in (("head", evidence.head), ("base", evidence.base)):
         if side and side.latency:
