@@ -49,7 +49,7 @@ def exit_codes() -> str:
     classes = sorted(errors.all_errors().values(), key=lambda cls: (cls.exit_code, cls.__name__))
     for cls in classes:
         if cls is not errors.TrtActionError:
-            meaning = " ".join((cls.__doc__ or "").split())
+            meaning = " ".join((cls.__doc__ or "").partition("\n\n")[0].split())
             rows.append(f"| {cls.exit_code} | `{cls.__name__}` | {cls.title} | {meaning} |")
     return "\n".join(rows)
 

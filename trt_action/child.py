@@ -16,14 +16,12 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
-    """Pin, arrange to die with the parent, import the target, serve."""
+    """Arrange to die with the parent, import the target, serve."""
     target, read_fd, write_fd = sys.argv[1:4]
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ.get("TRT_ACTION_PARENT", os.getppid())):
         os._exit(0)  # the parent died before prctl
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if cpus := os.environ.pop("TRT_ACTION_CPUS", ""):
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     channel = Channel(os.fdopen(int(read_fd), "r", encoding="utf-8"), os.fdopen(int(write_fd), "w", encoding="utf-8"))
     module, _, function = target.partition(":")
     try:

@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments)
     except errors.TrtActionError as error:
         return _tell(error)
+    except KeyboardInterrupt as stop:
+        return _tell(errors.interrupted(stop))
     except BrokenPipeError:
         sys.stdout = None  # the reader of our stdout went away: not our failure
         return 141
@@ -244,6 +246,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from trt_action import judge, measure, report
 
     if arguments.recorded:
+        _refuse_settings(arguments)
         old = report.read_evidence(Path(arguments.recorded))
         if old.comparison is None:
             raise errors.EvidenceError(
@@ -258,6 +261,16 @@ def _compare(arguments: argparse.Namespace) -> int:
             fix="Write `trt-action compare new.onnx old.onnx`, or name `base` in the config file.",
         )
     return _run(arguments)
+
+
+def _refuse_settings(arguments: argparse.Namespace) -> None:
+    """`--from` takes everything from the evidence; what would be ignored is refused."""
+    given = [name for name, value in vars(arguments).items() if name in options.BY_NAME and value is not None]
+    if given:
+        raise errors.SettingsError(
+            f"`{given[0]}` has no effect beside `--from`: the verdict is recomputed as it was asked for then.",
+            fix="Leave it out, or compare again with `trt-action compare HEAD BASE`.",
+        )
 
 
 def _render(arguments: argparse.Namespace) -> int:
@@ -346,9 +359,7 @@ def _stop(number: int, _frame: object) -> NoReturn:
     for other in SIGNALS:
         signal.signal(other, lambda *_: None)  # SIG_IGN would be inherited, and warns of a signal on its way
     how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    raise errors.InterruptedRunError(
-        f"The run was stopped ({how}).", fix="Start it again; finished engines are cached."
-    )
+    raise KeyboardInterrupt(f"The run was stopped ({how}).")
 
 
 if __name__ == "__main__":

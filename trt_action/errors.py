@@ -152,6 +152,7 @@ class InterruptedRunError(TrtActionError):
 
     exit_code = 130
     title = "Stopped"
+    default_fix = "Start it again; engines that were finished are in the cache."
 
 
 def interrupted(stop: KeyboardInterrupt) -> InterruptedRunError:

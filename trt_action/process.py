@@ -30,6 +30,12 @@ Progress = Callable[[str, float | None], None]
 
 STDERR_TAIL = 4_000
 
+GRACE = 2.0
+"""Seconds that a child may take to end when it is asked to."""
+
+DYING = 10.0
+"""Seconds that a child may take to end after it has closed its pipe."""
+
 
 class Channel:
     """The child's end of the two pipes."""
@@ -69,7 +75,6 @@ class Child:
         self,
         target: str,
         *,
-        cpus: frozenset[int] | None = None,
         env: Mapping[str, str] | None = None,
         died: type[errors.TrtActionError] = errors.MeasureError,
         cwd: str | os.PathLike[str] | None = None,
@@ -94,7 +99,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env={**os.environ, "TRT_ACTION_PARENT": str(os.getpid()), **_cpu_env(cpus), **(env or {})},
+                env={**os.environ, "TRT_ACTION_PARENT": str(os.getpid()), **(env or {})},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the children in order
             )
@@ -117,11 +122,9 @@ class Child:
 
     def request(self, message: Message, *, timeout: float | None = None, progress: Progress | None = None) -> Message:
         """Send one request and wait for its answer (`timeout` in seconds)."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said before is still in the other pipe
             self._outbox.write(json.dumps(message, allow_nan=False) + "\n")
             self._outbox.flush()
-        except BrokenPipeError:
-            raise self._death() from None
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             answer = json.loads(self._read_line(deadline, timeout))
@@ -150,7 +153,7 @@ class Child:
         self._stderr.seek(max(0, size - STDERR_TAIL))
         return self._stderr.read().decode("utf-8", "replace").strip()
 
-    def close(self, grace: float = 2.0) -> None:
+    def close(self, grace: float = GRACE) -> None:
         """End the child: close its request pipe, then its process group is killed if it stays."""
         _running.discard(self)
         with contextlib.suppress(OSError):
@@ -160,8 +163,7 @@ class Child:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # also whatever a user's function has started
+            self._kill_group()
             self._process.wait()
         with contextlib.suppress(OSError):
             os.close(self._answer_fd)
@@ -169,9 +171,13 @@ class Child:
 
     def kill(self) -> None:
         """End the child and its process group at once."""
+        self._kill_group()
+        self.close()
+
+    def _kill_group(self) -> None:
+        """The child, and also whatever a user's function has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +207,13 @@ class Child:
         return line
 
     def _death(self) -> errors.TrtActionError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(DYING)
+        except subprocess.TimeoutExpired:  # it lives, and can answer no more; the caller ends it
+            return self._died(
+                f"The child process `{self.target}` closed its connection and did not end.",
+                why="A library or a function in it closed files that were not its own.",
+            )
         tail = self.stderr_tail()
         why = f"Its last words: {tail[-1500:]}" if tail else "It printed nothing before it ended."
         if code == -signal.SIGKILL or "std::bad_alloc" in tail or "MemoryError" in tail:
@@ -250,7 +262,3 @@ def _exit_name(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def _cpu_env(cpus: frozenset[int] | None) -> dict[str, str]:
-    return {"TRT_ACTION_CPUS": ",".join(map(str, sorted(cpus)))} if cpus else {}

@@ -88,7 +88,7 @@ def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
 
 
 def _go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
-    if s.base != "auto" or isinstance(error, errors.InterruptedRunError):
+    if s.base != "auto":
         raise error
     draft.base_note = f"The base cannot be used: {error.what}"
     draft.warnings.append(draft.base_note)
@@ -135,7 +135,7 @@ def build(
     )
     draft.built[role] = built
     return Side(
-        label=base.label if base else _label(s.model, work.cwd),
+        label=(base.label if base else _label(s.model, work.cwd))[:1_000],
         commit=base.commit if base else draft.source.commit,
         model=model.info,
         engine=built.record,
@@ -259,7 +259,7 @@ def check_accuracy(
         base_reference=engine.reference(base.model) if base and not kept.is_kept(base.model.path) else None,
         head_unoptimized=engine.unoptimized(draft.built["head"]) if quantized else None,
         dataset=validation or calibration or data.synthetic(head.info, MAX_SYNTHETIC, s.seed),
-        metric=s.metric,
+        metric=s.effective()["metric"],  # as a person writes it: the runner's folders are nobody's business
         metric_timeout=s.metric_timeout,
         base_dir=work.cwd,
         work_dir=work.folder / "accuracy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,15 +109,17 @@ def test_run_without_base(door: Door) -> None:
 def test_several_models_in_one_file(door: Door) -> None:
     config = yaml.safe_load((door.cwd / ".trt-action.yml").read_text())
     head, base = config.pop("model"), config.pop("base")
-    config |= {"base": "none", "models": [{"name": "new one", "model": head}, {"name": "old", "model": base}]}
+    config |= {"base": "none", "models": [{"name": "new one", "model": head}, {"name": "new-one", "model": base}]}
     del config["name"]
     (door.cwd / ".trt-action.yml").write_text(yaml.safe_dump(config))
     result = door("accuracy", "--output", "out")
     assert result.code == 0, result.err
-    assert files(door.cwd / "out") == {"new-one/evidence.json", "old/evidence.json"} | (REPORT - {"evidence.json"})
+    folders = {path.parent for path in (door.cwd / "out").glob("*/evidence.json")}
+    assert files(door.cwd / "out") == {f"{one.name}/evidence.json" for one in folders} | (REPORT - {"evidence.json"})
+    assert {evidence(one)["model"]["name"] for one in folders} == {"new one", "new-one"}
     assert result.out.count("<!-- trt-action") == 1
     assert "new one" in result.out
-    assert "old" in result.out
+    assert "new-one" in result.out
 
 
 def test_a_broken_model_among_several_fails_the_run(door: Door) -> None:
@@ -171,6 +174,12 @@ def test_compare_from_evidence_gives_the_same_verdict(run: Result, shared: Door)
         assert now[key] == then[key]
 
 
+def test_compare_from_evidence_takes_no_settings(run: Result, shared: Door) -> None:
+    """The margin is that of the run: another one would be ignored."""
+    result = shared.refused(2, "compare", "--from", "out/evidence.json", "--margin", "0.1%")
+    assert "`margin` has no effect beside `--from`" in result.words
+
+
 def test_compare_from_evidence_without_a_comparison(run: Result, shared: Door) -> None:
     record = evidence(shared.cwd / "out") | {"comparison": None}
     (shared.cwd / "alone.json").write_text(json.dumps(record))
@@ -195,6 +204,21 @@ def test_accuracy(door: Door) -> None:
     assert result.code == 0, result.err
     assert record["accuracy"]["task"]["samples"] == 600
     assert record["head"]["latency"] is None
+
+
+def test_long_paths_and_a_metric_of_ones_own(door: Door) -> None:
+    """Names are recorded as the user wrote them, as far as the evidence has room."""
+    folder = Path(*(["d" * 200] * 6))
+    (door.cwd / folder).mkdir(parents=True)
+    shutil.move(door.cwd / "model.onnx", door.cwd / folder / "model.onnx")
+    (door.cwd / "score.py").write_text("def score(labels): return 0.5")
+    result = door(
+        "accuracy", folder / "model.onnx", "--base", "none", "--metric", "score.py:score", "--output", "o", "--json"
+    )
+    record = json.loads(result.out)
+    assert record["error"] is None
+    assert record["accuracy"]["task"]["metric"] == "score.py:score"
+    assert record["head"]["label"] == str(folder / "model.onnx")[:1_000]
 
 
 @pytest.mark.parametrize(

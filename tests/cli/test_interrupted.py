@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import onnx
 import psutil
 import pytest
 
@@ -65,6 +66,20 @@ def test_stopped(door: Door, stage: str, number: signal.Signals) -> None:
     assert record.error.stage.startswith(stage)
     assert (record.head is not None) == (stage != "build")
     assert "topped" in result.out
+
+
+def test_stopped_where_a_failure_is_passed_over(door: Door) -> None:
+    """While the files beside the base are looked for, a failure means that there are none; a stop is no failure."""
+    model = onnx.load(door.cwd / "model.onnx")
+    model.doc_string = "location"  # what a file is searched for before it is parsed
+    onnx.save(model, door.cwd / "model.onnx")
+    git = ["git", "-C", str(door.cwd), "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for words in (["init", "-q", "-b", "main"], ["add", "model.onnx"], ["commit", "-qm", "base"]):
+        subprocess.run([*git, *words], check=True)
+    process = door.start(*COMMAND, "--base", "main")
+    child(door, process, "examine:serve_locations")
+    process.send_signal(signal.SIGINT)
+    assert door.finish(process, timeout=30).code == 130
 
 
 def test_an_impatient_second_signal(door: Door) -> None:

@@ -90,7 +90,7 @@ def summarize(
     better, worse = (against, "head") if scores["head"].higher_is_better else ("head", against)
     estimates, drop, p_value, method = _estimate(compared, better, worse, confidence, seed)
     return TaskMetric(
-        metric=name,
+        metric=name[:1_000],
         higher_is_better=scores["head"].higher_is_better,
         samples=n,
         data_sha256=data_sha256,

@@ -23,7 +23,7 @@ Status = Literal["green", "amber", "red"]
 PYTHON = (3, 11)
 ONNX = (1, 21)
 ONNXRUNTIME = (1, 32)
-"""Below, the graph optimiser falsifies the accuracy of quantized models (docs/method.md)."""
+"""Below, the graph optimiser falsifies the accuracy of quantized models (docs/accuracy.md)."""
 
 MEMORY_RED, MEMORY_AMBER = 1 << 30, 4 << 30
 DISK_RED, DISK_AMBER = 256 << 20, 5 << 30

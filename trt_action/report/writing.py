@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,5 +72,7 @@ def read_evidence(path: Path) -> Evidence:
 
 
 def slug(name: str) -> str:
-    """A folder name for a display name: letters, digits, `.`, `_`, `-`; never empty, never a way out."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
+    """A folder name for a display name: letters, digits, `.`, `_`, `-`; never empty, never a way out. A name that has
+    to be changed for that ends in a part of its hash, so that two names never get one folder."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

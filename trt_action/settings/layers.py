@@ -22,7 +22,7 @@ from trt_action.settings.schema import MAX_MODELS, Settings, Source
 PATHS = frozenset({"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template"})
 """Settings whose text may be a path. `base`, `metric` and `cache` also have words that are not."""
 
-NOT_SETTINGS = frozenset({"config", "parent", "cpus", "sibling"})
+NOT_SETTINGS = frozenset({"config", "parent", "sibling"})
 """`TRT_ACTION_…` variables that are no settings: the config file, and those that the program sets for its children."""
 
 
