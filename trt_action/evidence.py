@@ -220,7 +220,9 @@ class Comparison(Record):
     noise_floor: Estimate | None = Field(None, description="Base against base, same run, same statistic.")
     margin: float = Field(ge=0, le=1000, description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
     tolerance: float = Field(ge=0, le=1000, description="`within-noise` when surely smaller than this, e.g. 0.02.")
-    limit: float | None = Field(None, ge=0, le=1000, description="max-latency-regression, if asked: decided with the same test.")
+    limit: float | None = Field(
+        None, ge=0, le=1000, description="max-latency-regression, if asked: decided with the same test."
+    )
     limit_status: GateStatus = "not-checked"
     confidence: float = Field(gt=0, lt=1)
     pairs: int = Field(ge=0)

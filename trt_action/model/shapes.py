@@ -156,7 +156,9 @@ def _check_fits(tensor: Input, given: Profile) -> None:
             )
 
 
-def _fill(tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: int | None) -> tuple[Profile, list[str]]:
+def _fill(
+    tensor: Input, sizes: Mapping[str, tuple[int, int, int]], batch_size: int | None
+) -> tuple[Profile, list[str]]:
     filled: list[tuple[int, int, int]] = []
     notes: list[str] = []
     for axis, dim in enumerate(tensor.shape):
