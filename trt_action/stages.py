@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
         return None
     try:
         own = _base_settings(s, found, draft)
+        if found.commit is None:
+            found = dataclasses.replace(found, label=_label(found.path, work.cwd))
         model = _load_model(found.path, found.label, own)
     except errors.TrtActionError as error:
         _go_on_without_base(draft, s, error)

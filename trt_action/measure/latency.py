@@ -163,6 +163,10 @@ def _interval(ordered: npt.NDArray[np.float64], p: float) -> Interval | None:
     return Interval(low_ms=float(ordered[indices[0]]), high_ms=float(ordered[indices[1]]))
 
 
+UNSTEADY = 0.25
+"""Coefficient of variation above which a note is due. trtexec warns at 2.5 %, on a GPU of its own."""
+
+
 def _notes(ordered: npt.NDArray[np.float64], intervals: Mapping[str, Interval | None], stored: int) -> list[str]:
     n = len(ordered)
     notes = []
@@ -171,7 +175,11 @@ def _notes(ordered: npt.NDArray[np.float64], intervals: Mapping[str, Interval | 
         notes.append(f"{n:,} samples are too few for a 95 % interval of {', '.join(open_ended)}; measure longer.")
     if n > 1:
         variation = statistics.stdev(ordered.tolist()) / float(ordered.mean())
-        notes.append(f"Coefficient of variation {variation:.1%}.")
+        if variation > UNSTEADY:
+            notes.append(
+                f"Times scatter by {variation:.0%} (standard deviation / mean): the host interrupts the engine. p50 "
+                "holds; p99 and the maximum say more about this host than about the engine."
+            )
     if stored < n:
         notes.append(f"All {n:,} samples count; the stored series is every {-(-n // stored)}th of them.")
     return notes
