@@ -101,7 +101,7 @@ class PlainConsole:
         for name, value in effective.items():
             source = sources.get(name, "default")
             if source != "default" or self._group:
-                self._line(f"  {name}: {clean(str(value))}" + ("" if source == "default" else f"  ({source})"))
+                self._line(f"  {name}: {_shown(value)}" + ("" if source == "default" else f"  ({source})"))
         if self._group:
             self._line(self._group("settings", "settings", False))
 
@@ -162,12 +162,21 @@ class TerminalConsole:
         from rich.markup import escape
 
         for name, value in effective.items():
-            line = escape(f"{name}: {clean(str(value))}")
+            line = escape(f"{name}: {_shown(value)}")
             source = sources.get(name, "default")
             self._console.print(f"  [dim]{line}[/]" if source == "default" else f"  {line}  [dim]({source})[/]")
 
     def show(self, renderable: RenderableType) -> None:
         self._console.print(renderable)
+
+
+def _shown(value: object) -> str:
+    """A setting's value as a person writes it in the config file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(clean(str(one)) for one in value) or "–"
+    return "–" if value is None else clean(str(value))
 
 
 def _about(seconds: float | None) -> str:
