@@ -1,0 +1,67 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trt_action import files
+from trt_action.errors import StorageError
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new folder" / "file"
+    files.write_atomic(target, "old")
+    files.write_atomic(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(target.parent) == ["file"]  # noqa: PTH208 - hidden leftovers would show
+
+
+@pytest.mark.parametrize("how", ["write", "copy", "replacing"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, how: str) -> None:
+    target = tmp_path / "target"
+    target.mkdir()  # cannot be replaced by a file
+    (target / "inside").write_text("kept")
+    source = tmp_path / "source"
+    source.write_text("new")
+
+    def attempt() -> None:
+        if how == "write":
+            files.write_atomic(target, "new")
+        elif how == "copy":
+            files.copy_atomic(source, target)
+        else:
+            with files.replacing(target) as temporary:
+                temporary.write_text("new")
+
+    with pytest.raises(StorageError, match="target"):
+        attempt()
+    assert (target / "inside").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+def fail_inside_replacing(path: Path) -> None:
+    with files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("mine")
+
+
+def fail_inside_work_folder() -> None:
+    with files.work_folder() as folder:
+        (folder / "x").write_text("y")
+        raise ValueError("mine")
+
+
+def test_an_error_inside_replacing_is_not_renamed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        fail_inside_replacing(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_work_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ValueError, match="mine"):
+        fail_inside_work_folder()
+    assert list(tmp_path.iterdir()) == []
