@@ -47,6 +47,10 @@ def closes(channel):
     os.closerange(3, 256)
     signal.pause()
 
+def knows(channel):
+    channel.receive()
+    channel.send({"names": sorted(os.environ)})
+
 def breeds(channel):
     channel.receive()
     grandchild = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -93,6 +97,20 @@ def test_a_failure_crosses_with_its_class(
 def test_a_killed_child_is_named(targets: str, name: str, expected: type[errors.TrtActionError]) -> None:
     with pytest.raises(expected, match=name):
         process.call(f"{targets}:killed", {}, env={"SIGNAL": name})
+
+
+def test_a_child_gets_no_token_of_the_job(targets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = [
+        *("INPUT_GITHUB-TOKEN", "INPUT_REGISTRY-PASSWORD", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
+        *("ACTIONS_ID_TOKEN_REQUEST_URL", "GITHUB_TOKEN", "GH_TOKEN", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT"),
+        *("CI_JOB_TOKEN", "CI_REGISTRY_PASSWORD", "DOCKER_AUTH_CONFIG", "registry_password"),
+    ]
+    kept = ["AWS_SECRET_ACCESS_KEY", "GITHUB_SHA", "TRT_ACTION_CACHE"]  # a workflow's own are for its own functions
+    for name in (*secret, *kept):
+        monkeypatch.setenv(name, "canary")
+    names = set(process.call(f"{targets}:knows", {})["names"])
+    assert not names & set(secret)
+    assert set(kept) <= names
 
 
 def test_a_hanging_child_is_ended(targets: str) -> None:

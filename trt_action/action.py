@@ -32,6 +32,7 @@ def main() -> int:
         signal.signal(number, _stop)
     env, started = os.environ, time.time()
     _first_line(env)
+    _hide_environment()
     try:
         return _step(env, started)
     except errors.TrtActionError as error:
@@ -50,6 +51,12 @@ def _first_line(env: Mapping[str, str]) -> None:
     printable = "".join(c if c.isprintable() else " " for c in line)
     sys.stdout.write(printable.replace("::", ": :") + "\n")
     sys.stdout.flush()
+
+
+def _hide_environment() -> None:
+    from trt_action import process
+
+    process.hide_environment()
 
 
 def _step(env: Mapping[str, str], started: float) -> int:

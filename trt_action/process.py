@@ -10,8 +10,10 @@ A *target* is `package.module:function`; the function takes a `Channel` and serv
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -35,6 +37,13 @@ GRACE = 2.0
 
 DYING = 10.0
 """Seconds that a child may take to end after it has closed its pipe."""
+
+_OF_THE_JOB = re.compile(
+    r"INPUT_.*|ACTIONS_.*|GITHUB_(ENV|OUTPUT|PATH|STATE|STEP_SUMMARY)|(GITHUB|GH)_(ENTERPRISE_)?TOKEN"
+    r"|CI_.*(TOKEN|PASSWORD|JWT).*|DOCKER_AUTH_CONFIG|.*REGISTRY.*(TOKEN|PASSWORD|AUTH).*",
+    re.IGNORECASE,
+)
+"""Variables of GitHub's and GitLab's runners that grant something, and registry logins."""
 
 
 class Channel:
@@ -99,7 +108,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env={**os.environ, "TRT_ACTION_PARENT": str(os.getpid()), **(env or {})},
+                env={**without_secrets(os.environ), "TRT_ACTION_PARENT": str(os.getpid()), **(env or {})},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the children in order
             )
@@ -251,6 +260,21 @@ def end_all() -> None:
     for child in list(_running):
         child.kill()
 
+
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """What a child may know: no token of the job, and none of the files that steer later steps. Children parse models
+    of strangers and run users' own functions. What a workflow gives under names of its own (a bucket's key) stays."""
+    return {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
+
+
+def hide_environment() -> None:
+    """Keep /proc/<pid>/environ of this process from its children: prctl(2), PR_SET_DUMPABLE. It takes no effect where
+    they have CAP_SYS_PTRACE, which Docker does not give. Only for root, who still reads its own /proc then."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
+_PR_SET_DUMPABLE = 4
 
 _running: set[Child] = set()
 

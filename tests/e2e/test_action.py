@@ -162,6 +162,30 @@ def test_bad_settings_are_told_where_they_are(make_checkout: MakeCheckout) -> No
     assert "Traceback" not in step.raw
 
 
+THIEF = """
+import os
+def metric(outputs, labels):
+    found = [f"{name}={value}" for name, value in os.environ.items()]
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            found += open(f"/proc/{process}/environ", errors="replace").read().split("\\0")
+        except OSError:
+            pass
+    raise RuntimeError("got " + " ".join(one[-60:] for one in found if "ghs_" in one)[:400])
+"""
+
+
+def test_a_users_function_finds_no_token(make_checkout: MakeCheckout) -> None:
+    """Neither in its own environment nor in that of the process that started it."""
+    checkout = make_checkout(CONFIG + "metric: data/thief.py:metric\n")
+    (checkout.runner.workspace / "data/thief.py").write_text(THIEF)
+    step = checkout.step()
+    assert step.exit_code == 7, step.raw
+    assert "raised RuntimeError" in step.log
+    assert TOKEN not in step.raw.replace(f"::add-mask::{TOKEN}", "")
+    assert TOKEN not in (checkout.report / "evidence.json").read_text()
+
+
 def test_a_closed_pull_request_is_nothing_to_do(checkout: Checkout) -> None:
     step = checkout.step(payload=checkout.payload(action="closed"))
     assert (step.exit_code, step.outputs) == (0, {})

@@ -39,6 +39,8 @@ _SETTINGS = (
 )
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_NAMESPACE")
 """Set where a hook calls us; the repository is the one that the path is in."""
+_OF_THE_JOB = ("INPUT_", "ACTIONS_")
+"""A token among them is not for the programs that Git starts. Credential helpers may ask for GH_TOKEN: that stays."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Repository:
     ) -> Answer:
         """`git <arguments>` at the top of the work tree; never raises for what Git answers."""
         settings = [word for setting in (*_SETTINGS, f"safe.directory={self.top}") for word in ("-c", setting)]
-        env = {key: value for key, value in os.environ.items() if key not in _INHERITED} | _ENVIRONMENT
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OF_THE_JOB)}
+        env = {key: value for key, value in inherited.items() if key not in _INHERITED} | _ENVIRONMENT
         env.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")
         try:
             done = subprocess.run(
