@@ -233,8 +233,7 @@ class _LogReader:
         if found:
             if self._stopped_by is not None:
                 if found["name"] == self._stopped_by:
-                    self._stopped_by = None
-                    return None
+                    self._stopped_by = None  # and the line is shown, as its beginning was
             elif self._obey(found):
                 return None
         for mask in self.masks:
@@ -247,7 +246,8 @@ class _LogReader:
         properties = {key.strip(): _unescape(value, property_=True) for key, _, value in pairs}
         if name == "stop-commands":
             self._stopped_by = message
-        elif name == "add-mask":
+            return False
+        if name == "add-mask":
             self.masks.append(message)
         elif name in ("error", "warning", "notice"):
             self.annotations.append(Annotation(name, message, properties))

@@ -59,7 +59,7 @@ def test_ten_annotations_per_level(capsys: pytest.CaptureFixture[str]) -> None:
     log = read_log(capsys.readouterr().out)
     assert shown == [True] * 10 + [False] * 2
     assert [name for name, _, _ in log.commands] == ["warning"] * 10 + ["error"]
-    assert log.lines == ["warning: 10", "::error::no", "warning: 11", "::error::no"]
+    assert log.lines == ["warning: 10", ": :error: :no", "warning: 11", ": :error: :no"]
 
 
 def test_foreign_text_gives_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +70,13 @@ def test_foreign_text_gives_no_commands(capsys: pytest.CaptureFixture[str]) -> N
     assert [name for name, _, _ in log.commands] == ["group", "endgroup"]
     assert log.commands[0][2] == "Build: 50%\n::error::x"
     assert "::error::fake" in log.lines
-    assert "::add-mask::no" in log.lines
+    assert ": :add-mask: :no" in log.lines
+
+
+def test_a_plain_line_is_one_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """The runner shows `stop-commands` and its end, so they would be two lines more."""
+    commands.plain("one\n    two ##[error]no\r::error::no")
+    assert capsys.readouterr().out == "one\n    two # #[error]no\n: :error: :no\n"
 
 
 def test_groups_and_stops_end_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from actions_toolkit import core
 from actions_toolkit.command import issue_command
 from pydantic import SecretStr
 
+from trt_action.console import clean
 from trt_action.errors import StorageError
 
 Level = Literal["error", "warning", "notice"]
@@ -91,9 +92,11 @@ class Annotations:
 
 
 def plain(text: str) -> None:
-    """Lines for the log in which nothing is a command, whoever wrote them."""
-    with foreign():
-        core.info(text)
+    """Lines for the log in which nothing is a command, whoever wrote them. Each is made harmless by itself: the runner
+    shows `stop-commands` and its end as two lines more."""
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        core.info(" " * indent + clean(line))
 
 
 @contextlib.contextmanager
