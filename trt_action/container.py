@@ -111,9 +111,20 @@ def _write(out: BinaryIO, chunk: bytes) -> None:
 
 @contextlib.contextmanager
 def _created(client: docker.DockerClient, own: Container, gpus: str, env: Mapping[str, str]) -> Iterator[Container]:
-    """The sibling, created; stopped and removed when the block is left, however far it came."""
-    name = f"trt-action-sibling-{own.id[:12]}" if own.id else None
-    container = client.containers.create(
+    """The sibling, created; stopped and removed when the block is left, however far it came. It is found by its name:
+    a signal may come while Docker creates it."""
+    import docker
+
+    name = f"trt-action-sibling-{str(own.id)[:12]}"
+    try:
+        yield _create(client, own, name, gpus, env)
+    finally:
+        with contextlib.suppress(docker.errors.NotFound):
+            _remove(client.containers.get(name))
+
+
+def _create(client: docker.DockerClient, own: Container, name: str, gpus: str, env: Mapping[str, str]) -> Container:
+    return client.containers.create(
         own.attrs["Image"],
         command=own.attrs["Config"]["Cmd"],
         entrypoint=own.attrs["Config"]["Entrypoint"],
@@ -126,10 +137,6 @@ def _created(client: docker.DockerClient, own: Container, gpus: str, env: Mappin
         working_dir=own.attrs["Config"]["WorkingDir"] or None,
         labels={LABEL: str(own.id)},
     )
-    try:
-        yield container
-    finally:
-        _remove(container)
 
 
 def _cache(env: Mapping[str, str]) -> str:
@@ -164,7 +171,7 @@ def _remove_orphans(client: docker.DockerClient) -> None:
     """Siblings whose first container is gone: a host that lost power leaves them."""
     import docker
 
-    for sibling in client.containers.list(all=True, filters={"label": LABEL}):
+    for sibling in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         with contextlib.suppress(docker.errors.APIError):
             try:
                 client.containers.get(sibling.labels[LABEL])

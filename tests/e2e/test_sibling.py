@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from docker import from_env
+from docker.models.containers import ContainerCollection
 
 from tests.e2e.conftest import docker
+from trt_action import container
 from trt_action.container import GUARD, LABEL
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1_800)]
@@ -101,3 +106,31 @@ def test_the_guard_is_no_setting() -> None:
     from trt_action.settings.layers import NOT_SETTINGS
 
     assert GUARD.removeprefix("TRT_ACTION_").lower() in NOT_SETTINGS
+
+
+def test_a_container_that_goes_while_orphans_are_looked_for(action_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run's sibling ends between Docker's list and our look at it."""
+    with contextlib.closing(from_env()) as client:
+        monkeypatch.setattr(client.api, "containers", lambda **_: [{"Id": "f" * 64}])
+        container._remove_orphans(client)
+
+
+def test_a_signal_while_docker_creates_it(action_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = docker("create", "--entrypoint", "true", action_image)
+    create = ContainerCollection.create
+
+    def interrupted(self: Any, *arguments: Any, device_requests: Any, **options: Any) -> None:
+        create(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ContainerCollection, "create", interrupted)
+    try:
+        with (
+            contextlib.closing(from_env()) as client,
+            pytest.raises(KeyboardInterrupt),
+            container._created(client, client.containers.get(own), "auto", {}),
+        ):
+            pass
+        assert siblings() == ""
+    finally:
+        docker("rm", "--force", own)
