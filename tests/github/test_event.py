@@ -32,17 +32,22 @@ def push(ref: str, **more: Any) -> dict[str, Any]:
     return {"ref": ref, "before": BASE, "repository": REPOSITORY, **more}
 
 
+def finished(head_repository: str = "acme/models") -> dict[str, Any]:
+    run = {"head_sha": HEAD, "head_repository": {"full_name": head_repository}}
+    return {"workflow_run": run, "repository": REPOSITORY}
+
+
 TABLE = [
     ("pull_request", pull("opened"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull("synchronize"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull("reopened"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull("labeled"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
-    ("pull_request", pull("closed"), {}, ("nothing", "", "", None, True, True)),
+    ("pull_request", pull("closed"), {}, ("nothing", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull(head=FORK), {}, ("measure", HEAD, MERGE, BASE, False, False)),
     ("pull_request", pull(head={"repo": None}), {}, ("measure", HEAD, MERGE, BASE, False, False)),
     ("pull_request", pull(), {"GITHUB_ACTOR": "dependabot[bot]"}, ("measure", HEAD, MERGE, BASE, False, False)),
     ("pull_request_target", pull(), {}, ("measure", HEAD, MERGE, BASE, True, True)),
-    ("pull_request_target", pull("closed", FORK), {}, ("nothing", "", "", None, True, True)),
+    ("pull_request_target", pull("closed", FORK), {}, ("nothing", HEAD, MERGE, BASE, False, True)),
     ("push", push("refs/heads/main"), {}, ("publish", MERGE, MERGE, BASE, True, True)),
     ("push", push("refs/heads/topic"), {}, ("measure", MERGE, MERGE, BASE, True, True)),
     ("push", push("refs/heads/main", before=ZERO), {}, ("publish", MERGE, MERGE, None, True, True)),
@@ -55,7 +60,8 @@ TABLE = [
         ("promote", MERGE, MERGE, None, True, True),
     ),
     ("release", {"action": "edited", "release": {"tag_name": "v1"}}, {}, ("nothing", "", "", None, True, True)),
-    ("workflow_run", {"workflow_run": {"head_sha": HEAD}}, {}, ("report", HEAD, HEAD, None, True, True)),
+    ("workflow_run", finished(), {}, ("report", HEAD, HEAD, None, True, True)),
+    ("workflow_run", finished("mallory/models"), {}, ("report", HEAD, HEAD, None, False, True)),
     ("workflow_dispatch", {}, {}, ("measure", MERGE, MERGE, None, True, True)),
     ("schedule", {}, {}, ("measure", MERGE, MERGE, None, True, True)),
     (
@@ -77,6 +83,9 @@ def test_table(event: str, payload: dict[str, Any], env: dict[str, str], expecte
     ("event", "payload", "more", "words"),
     [
         ("pull_request_target", pull(head=FORK), {}, "secrets"),
+        ("pull_request_target", pull("closed", FORK), {"activity": "measure"}, "secrets"),
+        ("pull_request_target", pull("edited", FORK), {"activity": "promote"}, "secrets"),
+        ("workflow_run", finished("mallory/models"), {"activity": "measure"}, "`workflow_run` would run"),
         ("issue_comment", {}, {}, "not one that this action serves"),
         ("pull_request", {"action": "opened"}, {}, "not as GitHub documents"),
         ("pull_request", {"action": "opened", "pull_request": {"number": 1}}, {}, "not as GitHub documents"),

@@ -16,6 +16,8 @@ from trt_action.errors import SettingsError
 Kind = Literal["measure", "publish", "promote", "report", "nothing"]
 KINDS: tuple[Kind, ...] = ("measure", "publish", "promote", "report", "nothing")
 DEPENDABOT = "dependabot[bot]"
+_PRIVILEGED = ("pull_request_target", "workflow_run")
+"""Events of a stranger's pull request that run with this repository's token and secrets."""
 MEASURED_ACTIONS = ("opened", "synchronize", "reopened", "labeled", "ready_for_review")
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _NO_COMMIT = re.compile(r"0+")
@@ -82,8 +84,9 @@ def decide(
             fix=f"Use one of: {', '.join(sorted(_EVENTS))}.",
         )
     decided = known(payload, env)
-    if event_name == "pull_request_target" and activity != "report":
-        decided = _guard_target(decided, allow_untrusted_fork=allow_untrusted_fork)
+    runs_code = (asked or decided.kind) not in ("report", "nothing")
+    if event_name in _PRIVILEGED and runs_code and not (decided.trusted or allow_untrusted_fork):
+        raise _untrusted(event_name)
     if asked is None:
         return decided
     if asked in ("publish", "promote") and not decided.trusted:
@@ -98,13 +101,12 @@ def decide(
 def _pull_request(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
     action = str(payload.get("action", ""))
     pull = read_pull_request(payload.get("pull_request"))
-    if action not in MEASURED_ACTIONS:
-        return Activity("nothing", f"pull request {action or 'without an action'}: nothing to measure", pull)
     dependabot = env.get("GITHUB_ACTOR") == DEPENDABOT
     who = "from a fork" if pull.fork else "from Dependabot" if dependabot else "of this repository"
+    measured = action in MEASURED_ACTIONS
     return Activity(
-        "measure",
-        f"pull request #{pull.number} {who} ({action})",
+        "measure" if measured else "nothing",
+        f"pull request #{pull.number} {who} ({action or 'no action'})" + ("" if measured else ": nothing to measure"),
         pull,
         commit=pull.head_sha,
         measured_commit=env.get("GITHUB_SHA", pull.head_sha),
@@ -117,15 +119,12 @@ def _pull_request(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activit
 
 def _pull_request_target(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
     """Runs with the base's rights: the checkout is the base unless the workflow checks out the head itself."""
-    decided = _pull_request(payload, env)
-    return replace(decided, can_write=True) if decided.kind == "measure" else decided
+    return replace(_pull_request(payload, env), can_write=True)
 
 
-def _guard_target(decided: Activity, *, allow_untrusted_fork: bool) -> Activity:
-    if decided.kind == "nothing" or decided.trusted or allow_untrusted_fork:
-        return decided
-    raise SettingsError(
-        "`pull_request_target` would run an untrusted pull request with this repository's token and secrets.",
+def _untrusted(event_name: str) -> SettingsError:
+    return SettingsError(
+        f"`{event_name}` would run an untrusted pull request with this repository's token and secrets.",
         why="Whoever opens the pull request could read them, or leave something on the GPU host.",
         fix="Measure on `pull_request` and comment from a `workflow_run` workflow (see README, Forks). "
         "Only if the runner is disposable and holds no secret: `allow-untrusted-fork: true`.",
@@ -174,7 +173,18 @@ def _workflow_run(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activit
             "The `workflow_run` event names no head commit.",
             fix="Let this job run on `workflow_run: {types: [completed]}`.",
         )
-    return Activity("report", f"results of the finished workflow for {sha[:12]}", commit=sha, measured_commit=sha)
+    head, own = (_full_name(one.get(key)) for one, key in ((run, "head_repository"), (payload, "repository")))
+    return Activity(
+        "report",
+        f"results of the finished workflow for {sha[:12]}",
+        commit=sha,
+        measured_commit=sha,
+        trusted=bool(own) and head == own,
+    )
+
+
+def _full_name(repository: object) -> str:
+    return str(repository.get("full_name") or "") if isinstance(repository, Mapping) else ""
 
 
 def _merge_group(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
