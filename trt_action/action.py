@@ -93,6 +93,7 @@ def _measure(job: Job) -> int:
 
     chosen: list[Settings] = []
     try:
+        job.check_checkout()
         chosen = settings.load({}, job.env, job.workspace)
         if _needs_sibling(job, chosen):
             return container.run_sibling(job.inputs.gpus, job.env, log=commands.plain)
@@ -152,7 +153,7 @@ def _one(job: Job, one: Settings, chosen: Sequence[Settings], talk: Console) -> 
 
     talk.note(one.display_name)
     talk.settings(one.effective(), one.sources)
-    evidence = pipeline.run(one, console=talk, cwd=job.workspace, source=job.source(), auto_base=job.activity.base)
+    evidence = pipeline.run(one, console=talk, cwd=job.workspace, source=job.source(), auto_base=job.base)
     report.write_evidence(evidence, delivery.folder_of(one, chosen))
     return evidence
 

@@ -70,16 +70,39 @@ class Job:
             return None
         return Client(requests.Session(), self.env.get("GITHUB_API_URL", ""), self.inputs.token, log=log)
 
+    @property
+    def base(self) -> str | None:
+        """The revision that `base: auto` means here. Of a checked-out merge commit it is the parent that GitHub merged
+        the pull request into: `base.sha` of the event may be older, and main's own changes would count as head's."""
+        pull = self.activity.pull_request
+        return (bases.merged_into(self.workspace, pull.head_sha) if pull else None) or self.activity.base
+
+    def check_checkout(self) -> None:
+        """Refuse to judge the base in the name of a pull request: `pull_request_target` checks out the base by default.
+
+        Raises:
+            SettingsError: HEAD is the base's commit, not the pull request's.
+        """
+        pull = self.activity.pull_request
+        if pull is None or self.env.get("GITHUB_EVENT_NAME") != "pull_request_target":
+            return
+        head = bases.source(self.workspace).commit
+        if head == self.env.get("GITHUB_SHA") != pull.head_sha:
+            raise errors.SettingsError(
+                f"The workspace holds the base ({str(head)[:12]}), not the pull request's head ({pull.head_sha[:12]}).",
+                why="On `pull_request_target` actions/checkout takes the base: it would be compared with itself.",
+                fix="Use the event `pull_request`; else `ref: ${{ github.event.pull_request.head.sha }}` at checkout.",
+            )
+
     def source(self) -> Source:
         """Where the code came from: the event knows better than the checkout, which may be a merge commit."""
         found = bases.source(self.workspace)
         server = self.env.get("GITHUB_SERVER_URL", "")
-        pull = self.activity.pull_request
         return Source(
             repository=f"{server}/{self.repository}" if self.repository else found.repository,
             commit=self.activity.commit or found.commit,
             measured_commit=found.commit or self.activity.measured_commit or None,
-            base_commit=pull.base_sha if pull else self.activity.base,
+            base_commit=self.base,
             ref=self.activity.ref or found.ref,
             dirty=found.dirty,
             run_url=self.run_url,

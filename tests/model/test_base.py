@@ -16,6 +16,7 @@ from trt_action import model as models
 from trt_action.errors import GitError
 from trt_action.evidence import Source
 from trt_action.model import base as bases
+from trt_action.model import git
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -262,6 +263,16 @@ def test_no_hook_and_no_monitor_runs(repo: Repo, tmp_path: Path) -> None:
     bases.resolve("auto", model=repo.model, config=None, work_dir=tmp_path / "work", cwd=repo.top)
     bases.source(repo.top)
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_git_starts_gets_no_input_of_the_job(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INPUT_GITHUB-TOKEN", "canary")
+    monkeypatch.setenv("ACTIONS_RUNTIME_TOKEN", "canary")
+    found = git.find(repo.top)
+    assert found
+    answer = found.run("-c", "alias.show-environment=!env", "show-environment")
+    assert answer.ok
+    assert "canary" not in answer.text
 
 
 def test_outside_git(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def source(cwd: Path) -> Source:
     )
 
 
+def merged_into(cwd: Path, commit: str) -> str | None:
+    """The commit that `commit` was merged into, if HEAD is just that merge; else None."""
+    repository = git.find(cwd)
+    found = history.parents(repository, "HEAD") if repository else []
+    return next((one for one in found if one != commit), None) if len(found) == 2 and commit in found else None
+
+
 def _without_credentials(url: str) -> str:
     """`https://user:token@host/o/r.git?key` → `https://host/o/r`; what cannot be printed goes."""
     clean = "".join(c for c in url if c.isprintable())

@@ -123,14 +123,18 @@ def _merge_base(repository: Repository, head: str, branch: str, tip: str) -> str
 
 
 def _parent(repository: Repository, head: str, branch: str) -> Chosen:
-    """The first parent, by the commit object itself: a shallow clone hides it from `HEAD^`."""
-    header = (repository.read("cat-file", "commit", head) or "").partition("\n\n")[0]
-    parents = re.findall(rf"^parent ({_ID.pattern})$", header, re.MULTILINE)
-    if not parents:
+    before = parents(repository, head)
+    if not before:
         return Chosen(None, f"No base: HEAD is the first commit of {quote(branch)}.")
-    if not has(repository, parents[0]) and not _fetch(repository, parents[0], "--depth=1"):
-        raise _missing(f"The commit before HEAD ({parents[0][:12]}) is not in this clone.")
-    return Chosen(parents[0], f"Base is {parents[0][:12]}, the commit before HEAD on {quote(branch)}.")
+    if not has(repository, before[0]) and not _fetch(repository, before[0], "--depth=1"):
+        raise _missing(f"The commit before HEAD ({before[0][:12]}) is not in this clone.")
+    return Chosen(before[0], f"Base is {before[0][:12]}, the commit before HEAD on {quote(branch)}.")
+
+
+def parents(repository: Repository, commit: str) -> list[str]:
+    """The parents of a commit, by the commit object itself: a shallow clone hides them from `HEAD^`."""
+    header = (repository.read("cat-file", "commit", commit) or "").partition("\n\n")[0]
+    return re.findall(rf"^parent ({_ID.pattern})$", header, re.MULTILINE)
 
 
 def has(repository: Repository, commit: str) -> bool:
