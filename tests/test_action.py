@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tests.doubles.runner import Step, read_file_command
+from tests.report import samples
 from trt_action import report
+from trt_action.evidence import Source
 
 ENTRYPOINT = Path(__file__).parents[1] / "entrypoint.py"
 SHA = "c" * 40
@@ -82,6 +84,13 @@ PUSH = {"ref": "refs/heads/main", "before": "0" * 40, "repository": {"default_br
         ("push", PUSH, {"modle": "x.onnx"}, 2, "`model`"),
         ("push", PUSH, {"report-only": "yes"}, 2, "exactly `true` or `false`"),
         ("workflow_run", {"workflow_run": {"head_sha": SHA}}, {}, 2, "needs the input `evidence`"),
+        (
+            "workflow_run",
+            {"workflow_run": {"head_sha": SHA}},
+            {"on-inconclusive": "fial"},
+            2,
+            "`on-inconclusive: fial`",
+        ),
     ],
 )
 def test_ends_before_anything_is_measured(
@@ -106,6 +115,14 @@ def test_an_error_leaves_evidence_outputs_and_summary(action: RunAction, tmp_pat
     assert "Nothing would be published" in step.log
     assert TOKEN in step.masks
     assert TOKEN not in step.log
+
+
+def test_a_report_shows_what_its_legs_broke(action: RunAction, tmp_path: Path) -> None:
+    broken = samples.regressed().model_copy(update={"source": Source(commit=SHA)})
+    report.write_evidence(broken, tmp_path / "workspace/evidence/a100")
+    step = action("workflow_run", {"workflow_run": {"head_sha": SHA}}, {"evidence": "evidence/**/evidence.json"})
+    assert step.exit_code == 1, step.raw
+    assert "max-latency-regression failed" in "".join(one.properties["title"] for one in step.annotations)
 
 
 def test_report_only_keeps_no_error_green(action: RunAction) -> None:

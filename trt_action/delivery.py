@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from trt_action import console, errors, report, results
@@ -186,7 +187,7 @@ def report_others(job: Job) -> int:
         job.repository,
         folder=job.workspace,
         run=_run_of_evidence(job),
-        on_inconclusive=job.env.get("INPUT_ON-INCONCLUSIVE", "").strip() or "pass",
+        on_inconclusive=job.inputs.on_inconclusive,
         template=job.workspace / template if template else None,
         log=commands.plain,
     )
@@ -197,7 +198,10 @@ def report_others(job: Job) -> int:
     paths = report_job.find(job.inputs.evidence, job.workspace)
     url = next((one.url for one in result.comments if one.url), None)
     _outputs(result.evidences, Written(tuple(job.shown(path) for path in paths)), url)
-    return _report_only(job, result.exit_code, commands.Annotations())
+    notes = commands.Annotations()
+    for one in result.evidences:
+        results.annotate(notes, one, job.workspace, None, report_only=job.inputs.report_only)
+    return _report_only(job, result.exit_code, notes)
 
 
 def _run_of_evidence(job: Job) -> Run:
@@ -206,7 +210,11 @@ def _run_of_evidence(job: Job) -> Run:
     if not isinstance(measured, dict):
         return job.run()
     numbers = {"GITHUB_RUN_ID": measured.get("id"), "GITHUB_RUN_ATTEMPT": measured.get("run_attempt")}
-    return Run.of({name: str(value) for name, value in numbers.items()}, job.started)
+    try:
+        started = datetime.fromisoformat(str(measured.get("run_started_at"))).timestamp()
+    except ValueError:
+        started = job.started
+    return Run.of({name: str(value) for name, value in numbers.items()}, started)
 
 
 def would_publish(job: Job, evidences: Sequence[Evidence]) -> str:

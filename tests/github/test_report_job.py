@@ -207,6 +207,11 @@ def _one_good_one_bad(folder: Path) -> None:
         (_link, "evidence/a/evidence.json", "symbolic link"),
         (_linked_folder, "evidence/a/evidence.json", "symbolic link"),
         (_linked_folder, "evidence/*/evidence.json", "symbolic link"),
+        (
+            lambda folder: leg(folder, "a\nb", of_head(samples.passed())) and None,
+            "evidence/**/evidence.json",
+            "control characters",
+        ),
         (_pipe, "evidence/*/evidence.json", "not a regular file"),
         (_many, "evidence/*/evidence.json", "at most 64"),
         (lambda folder: None, "../secret/evidence.json", "leaves the workspace"),

@@ -29,6 +29,7 @@ _TOKEN = re.compile(r"[!-~]{1,2000}")
 Comment = Literal["auto", "true", "false", "changes-only"]
 CheckKind = Literal["false", "check", "status"]
 Push = Literal["auto", "true", "false"]
+OnInconclusive = Literal["pass", "fail"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class ActionInputs:
     registry: str | None = None
     image: str | None = None
     push: Push = "auto"
+    on_inconclusive: OnInconclusive = "pass"
+    """A setting, which `activity: report` needs without any other."""
 
 
 def read(env: Mapping[str, str]) -> ActionInputs:
@@ -76,6 +79,7 @@ def read(env: Mapping[str, str]) -> ActionInputs:
         registry=_text(env, "registry", _REGISTRY, "a host name, with a port if needed, e.g. `ghcr.io`"),
         image=_text(env, "image", _IMAGE, "a lower-case image name such as `acme/digits`, without registry and tag"),
         push=cast(Push, _choice(env, "push")),
+        on_inconclusive=cast(OnInconclusive, _choice(env, "on-inconclusive")),
     )
 
 
@@ -103,7 +107,7 @@ def _given(env: Mapping[str, str], name: str) -> str:
 
 
 def _choice(env: Mapping[str, str], name: str) -> str:
-    row = ACTION_BY_NAME[name]
+    row = ACTION_BY_NAME.get(name) or BY_NAME[name]
     text = _given(env, name) or str(row.default)
     if text not in row.choices:
         near = nearest(text, row.choices)

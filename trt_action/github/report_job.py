@@ -154,6 +154,8 @@ def _refuse_links(path: Path, folder: Path) -> None:
 
 def _read(path: Path, folder: Path, commit: str) -> Evidence:
     name = quote(path.relative_to(folder))
+    if not str(path.relative_to(folder)).isprintable():
+        raise EvidenceError(f"{name} has a name with control characters.", why="No artifact of this action has one.")
     try:
         about = path.lstat()
     except OSError as error:
