@@ -84,6 +84,13 @@ def test_examples_use_inputs_and_outputs_that_exist() -> None:
             assert name in results.OUTPUTS or name == "digest", path
 
 
+def test_the_matrix_is_red_when_a_leg_left_no_evidence() -> None:
+    job = yaml.safe_load((ROOT / "examples/workflows/gpu-matrix.yml").read_text())["jobs"]["report"]
+    last = job["steps"][-1]
+    assert "needs.measure.result != 'success'" in last["if"]
+    assert last["run"].startswith("exit 1")
+
+
 def test_action_yml_says_what_the_code_reads_and_writes() -> None:
     action = yaml.safe_load(ACTION.read_text())
     assert set(action["inputs"]) == {*options.BY_NAME, *options.ACTION_BY_NAME}
