@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trt_action import delivery
+from trt_action import delivery, settings
+from trt_action.action import _lock_folder
+from trt_action.container import CACHE_FOLDER, GUARD
 from trt_action.errors import SettingsError
 from trt_action.github.event import Activity, PullRequest
 from trt_action.github.inputs import ActionInputs
@@ -78,3 +80,10 @@ def test_a_late_report_counts_from_the_run_that_measured(tmp_path: Path, started
     event.write_text(json.dumps({"workflow_run": {"id": 41, "run_attempt": 2, "run_started_at": started_at}}))
     run = delivery._run_of_evidence(job(tmp_path, "a" * 40, GITHUB_EVENT_PATH=str(event)))
     assert (run.id, run.attempt, run.started) == (41, 2, expected)
+
+
+@pytest.mark.parametrize("cache", ["false", "own-cache", "auto"])
+def test_all_siblings_of_a_host_lock_in_one_place(tmp_path: Path, cache: str) -> None:
+    chosen = settings.load({"model": "m.onnx", "cache": cache}, {}, tmp_path)
+    assert _lock_folder(job(tmp_path, "a" * 40, **{GUARD: "1"}), chosen) == Path(CACHE_FOLDER)
+    assert _lock_folder(job(tmp_path, "a" * 40), chosen) != Path(CACHE_FOLDER)

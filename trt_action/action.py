@@ -132,15 +132,24 @@ def _evidences(job: Job, chosen: Sequence[Settings]) -> list[Evidence]:
     if job.inputs.gpu:
         gpu.check_expected(job.inputs.gpu, found)
     talk = console.console(sys.stdout)
-    shared = chosen[0].cache_folder() or job.workspace
     uuids = [one.uuid for one in found]
-    with gpu.locked(uuids, shared, timeout=job.inputs.gpu_lock_timeout, log=commands.plain):
+    with gpu.locked(uuids, _lock_folder(job, chosen), timeout=job.inputs.gpu_lock_timeout, log=commands.plain):
         evidences: list[Evidence] = []
         for one in chosen:
             evidences.append(_one(job, one, chosen, talk))
             if _was_stopped(evidences[-1]):
                 break
         return evidences
+
+
+def _lock_folder(job: Job, chosen: Sequence[Settings]) -> Path:
+    """Where every run of this host looks: a sibling's volume, whatever `cache` says. Without a sibling the runs of one
+    host share only what its owner mounts and names in TRT_ACTION_CACHE."""
+    from trt_action import container
+
+    if container.is_sibling(job.env):
+        return Path(container.CACHE_FOLDER)
+    return chosen[0].cache_folder() or job.workspace
 
 
 def _was_stopped(evidence: Evidence) -> bool:
