@@ -158,10 +158,11 @@ def _settings(arguments: argparse.Namespace) -> list[Settings]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from trt_action import judge, report
+    from trt_action import files, judge, report
 
     chosen = _settings(arguments)
     folder, template = chosen[0].output, chosen[0].template
+    files.check_folder(folder)
     if template:
         report.check_template(template)
     console = _console(folder)
@@ -172,6 +173,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if _stopped(evidences[-1]):
             break
     written = report.write(evidences, folder, template=template)
+    if len(chosen) == 1:
+        written = {"evidence": folder / "evidence.json", **written}
     _print_result(arguments, evidences, template)
     for evidence in evidences:
         console.show(report.terminal(evidence, written if evidence is evidences[-1] else None))
@@ -217,10 +220,11 @@ def _print_result(arguments: argparse.Namespace, evidences: list[Evidence], temp
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from trt_action import report
+    from trt_action import files, report
     from trt_action.engine import kept
 
     chosen = _settings(arguments)
+    files.check_folder(chosen[0].output)
     console = _console(chosen[0].output)
     code = 0
     for one in chosen:

@@ -32,6 +32,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder and try a file in it: before the work, not after it.
+
+    Raises:
+        StorageError: it cannot be made or written.
+    """
+    with _storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 def copy_atomic(source: Path, target: Path) -> None:
     """Like `write_atomic`, for a file that may be large.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trt_action.model as models
-from trt_action import accuracy, data, engine, errors, measure, precision, settings
+from trt_action import accuracy, data, engine, errors, measure, precision, settings, user_code
 from trt_action.draft import Draft, Work
 from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
-from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side
+from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side, TensorInfo
+from trt_action.inputs import quote_all
 from trt_action.model import base as bases
 from trt_action.process import Progress
 from trt_action.settings import Settings
@@ -118,6 +119,8 @@ def load_data(
         validation = data.load(
             s.validation_data, head.info, origin="validation", need_labels=False, limit=None, **common
         )
+        if validation.labels is not None and user_code.is_spec(s.metric):
+            user_code.locate(s.metric, work.cwd)  # now, not after everything else has been measured
     for dataset in (calibration, validation):
         draft.warnings += dataset.notes if dataset else ()
     return calibration, validation
@@ -280,11 +283,17 @@ def _signature_notes(draft: Draft) -> list[str]:
         return []
     notes = []
     for kind in ("inputs", "outputs"):
-        ours = {t.name for t in getattr(draft.head.model, kind)}
-        theirs = {t.name for t in getattr(draft.base.model, kind)}
-        if only := sorted(ours ^ theirs):
-            notes.append(f"Head and base do not have the same {kind} (only one side has: {', '.join(only)}).")
+        ours, theirs = (_declared(getattr(side.model, kind)) for side in (draft.head, draft.base))
+        if only := sorted(ours.keys() ^ theirs.keys()):
+            notes.append(f"Head and base do not have the same {kind} (only one side has: {quote_all(only)}).")
+        if differ := sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]):
+            notes.append(f"Head and base declare {kind} differently, in type or shape: {quote_all(differ)}.")
     return notes
+
+
+def _declared(tensors: Sequence[TensorInfo]) -> dict[str, tuple[str, list[int | None]]]:
+    """Type and shape by name; what an open axis is called makes no difference."""
+    return {t.name: (t.dtype, [size if isinstance(size, int) else None for size in t.shape]) for t in tensors}
 
 
 def _label(path: Path, cwd: Path) -> str:

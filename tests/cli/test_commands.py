@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import onnx
 import pytest
 import yaml
 
@@ -61,6 +62,7 @@ def test_run_judges_and_writes(run: Result, shared: Door) -> None:
     assert run.code == {"passed": 0, "inconclusive": 0, "failed": 1}[record["outcome"]], run.err
     assert record["error"] is None
     assert files(shared.cwd / "out") == REPORT
+    assert all(str(shared.cwd / "out" / name) in "".join(run.err.split("\n")) for name in REPORT)
     assert run.out == (shared.cwd / "out" / "comment.md").read_text() + "\n"
     assert record["accuracy"]["task"]["head"]["estimate"] >= 0.97
     assert [stage["name"] for stage in record["stages"]] == [
@@ -172,6 +174,14 @@ def test_compare_from_evidence_gives_the_same_verdict(run: Result, shared: Door)
     then, now = evidence(shared.cwd / "out")["comparison"], json.loads(result.out)["comparison"]
     for key in ("verdict", "p50_ratio", "p99_ratio", "limit_status", "pairs"):
         assert now[key] == then[key]
+
+
+def test_sides_that_take_different_inputs_are_compared_and_said(door: Door) -> None:
+    base = onnx.load(door.cwd / "base.onnx")
+    base.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    onnx.save(base, door.cwd / "base.onnx")
+    result = door("compare", "model.onnx", "base.onnx", "--precision", "fp32", "--max-seconds", "4s")
+    assert "- Head and base declare inputs differently, in type or shape: `image`." in result.out
 
 
 def test_compare_from_evidence_takes_no_settings(run: Result, shared: Door) -> None:

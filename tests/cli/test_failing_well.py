@@ -179,6 +179,14 @@ METRICS: dict[str, tuple[str, str]] = {
 }
 
 
+def test_what_would_fail_at_the_end_fails_at_the_start(door: Door) -> None:
+    result = door.refused(7, "run", "--base", "none", "--metric", "none.py:score", "--output", "out")
+    assert "does not exist" in result.words
+    assert evidence(door.cwd / "out")["error"]["stage"] == "data"
+    result = door.refused(8, "run", "--base", "none", "--output", "model.onnx")
+    assert "•" not in result.err
+
+
 @pytest.mark.parametrize("case", METRICS)
 def test_bad_metrics(door: Door, case: str) -> None:
     code, words = METRICS[case]

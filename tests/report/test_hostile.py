@@ -191,6 +191,7 @@ def test_foreign_text_sends_nothing_to_the_terminal(nasty: str) -> None:
     [
         ("p99 < 50 ms", "p99 < 50 ms"),
         ("+2.1 % [1.8, 2.4]", "+2.1 % [1.8, 2.4]"),
+        ("+0.1 % [-1.8, 2.4]", "+0.1 % [-1.8, 2.4]"),
         ("snake_case", "snake_case"),
         ("_b_", "&#95;b&#95;"),
         ("[1, 2](x)", "&#91;1, 2&#93;(x)"),

@@ -17,6 +17,13 @@ PERCENT: Callable[[Any], float] = units.percent
 Parser = Callable[[Any], Any]
 
 
+@pytest.mark.parametrize(("value", "likely"), [("4G", "4GB"), ("4Gi", "4GiB"), ("200", "200MB"), ("2 Mbit", "2MB")])
+def test_a_size_without_its_unit_is_answered_with_the_likely_one(value: str, likely: str) -> None:
+    with pytest.raises(BadValueError) as caught:
+        units.size(value)
+    assert caught.value.example == likely
+
+
 @pytest.mark.parametrize(
     ("written", "statistic", "limit_ms", "strict", "said"),
     [

@@ -20,7 +20,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BREAK = "&#8203;"
 """A zero-width space: GitHub links mentions, references and URLs in the rendered text, where an entity is already resolved."""
 
-_INTERVAL = r"\[[−+]?\d[\d.,]*, [−+]?\d[\d.,]*\](?![\[(:])"
+_INTERVAL = r"\[[−+-]?\d[\d.,]*, [−+-]?\d[\d.,]*\](?![\[(:])"
 """`[1.8, 2.4]`, which is no link; left as it is because every table is full of it."""
 
 _COMPARISON = r"(?<= )[<>](?= )|\A<(?= )"

@@ -191,7 +191,6 @@ def _method_lines(c: Comparison, limits: Limits) -> Iterable[str]:
     )
     if c.verdict == "inconclusive" and (more := more_needed(c)):
         yield f"To decide: {more}."
-    yield from (clip(w, limits.text) for w in c.warnings[: limits.notes])
 
 
 def fingerprint(evidence: Evidence, limits: Limits) -> Section | None:

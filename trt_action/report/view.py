@@ -143,13 +143,17 @@ def _notes(evidence: Evidence) -> Iterable[str]:
             "comparison decides: the host drifted between the passes."
         )
     said = {f"`{name}` is not checked" for names in unchecked.values() for name in names}
-    yield from (warning for warning in evidence.warnings if not any(warning.startswith(words) for words in said))
+    yield from (warning for warning in _warnings(evidence) if not any(warning.startswith(words) for words in said))
     yield from evidence.accuracy.notes
     for role, side in (("head", evidence.head), ("base", evidence.base)):
         if side and side.latency:
             yield from (f"Latency of {role}: {note}" for note in side.latency.notes)
     if evidence.source.dirty:
         yield "The work tree had uncommitted changes."
+
+
+def _warnings(evidence: Evidence) -> list[str]:
+    return [*(evidence.comparison.warnings if evidence.comparison else ()), *evidence.warnings]
 
 
 def _percentiles(evidence: Evidence) -> tuple[tuple[str, float | None, float], ...]:

@@ -123,7 +123,8 @@ def size(value: object, *, zero: bool = False) -> int:
     amount, unit = quantity(value, SIZE_ALLOWED, "200MB")
     factor = (DECIMAL_BYTES | BINARY_BYTES).get(unit.lower())
     if factor is None:
-        raise wrong_unit(unit, SIZE_ALLOWED, f"{decimal(float(amount))}MB")
+        likely = f"{unit}B" if unit and f"{unit}b".lower() in DECIMAL_BYTES | BINARY_BYTES else "MB"
+        raise wrong_unit(unit, SIZE_ALLOWED, f"{decimal(float(amount))}{likely}")
     if not (0 if zero else 1) <= amount * factor <= 10**15:
         raise BadValueError("is out of range", allowed=SIZE_ALLOWED, example="200MB")
     return round(amount * factor)
