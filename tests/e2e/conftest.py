@@ -50,9 +50,10 @@ def action_image() -> Iterator[str]:
     except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
         pytest.skip("no Docker engine answers `docker info`")
     base = os.environ.get("TRT_ACTION_BASE_IMAGE") or _stand_in()
-    docker("build", "--build-arg", f"BASE_IMAGE={base}", "--tag", IMAGE, str(ROOT), timeout=1_500)
+    build = ("build", "--quiet", "--build-arg", f"BASE_IMAGE={base}", "--tag", IMAGE, str(ROOT))
+    image = docker(*build, timeout=1_500)  # its id: another session of this host may move the tag meanwhile
     had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
-    yield IMAGE
+    yield image
     if not had_cache:
         docker("volume", "rm", "--force", CACHE_VOLUME)
 
