@@ -210,8 +210,10 @@ def _bug(error: Exception) -> errors.TrtActionError:
 def _leave(env: Mapping[str, str], started: float) -> None:
     """Children are gone, and what lies in the workspace belongs to its owner, however the step ended."""
     from trt_action import ownership, process
+    from trt_action.github import commands
 
     process.end_all()
+    commands.forget_environment(env)
     for name in ("GITHUB_WORKSPACE", "HOME"):
         if env.get(name, "").startswith("/github/"):
             ownership.hand_over(Path(env[name]), since=started - 1)

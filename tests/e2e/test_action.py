@@ -163,8 +163,10 @@ def test_bad_settings_are_told_where_they_are(make_checkout: MakeCheckout) -> No
 
 
 THIEF = """
-import os
+import os, pathlib
 def metric(outputs, labels):
+    for path in pathlib.Path("/github/file_commands").glob("env_*"):
+        path.write_text("LD_PRELOAD=/evil.so")
     found = [f"{name}={value}" for name, value in os.environ.items()]
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -184,6 +186,8 @@ def test_a_users_function_finds_no_token(make_checkout: MakeCheckout) -> None:
     assert "raised RuntimeError" in step.log
     assert TOKEN not in step.raw.replace(f"::add-mask::{TOKEN}", "")
     assert TOKEN not in (checkout.report / "evidence.json").read_text()
+    (later,) = checkout.runner.file_commands.glob("env_*")
+    assert later.read_text() == "", "no variable for later steps"
 
 
 def test_a_closed_pull_request_is_nothing_to_do(checkout: Checkout) -> None:

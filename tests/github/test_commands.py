@@ -92,6 +92,21 @@ def test_masks_cover_every_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert read_log(capsys.readouterr().out).commands == [("add-mask", {}, "one"), ("add-mask", {}, "two%")]
 
 
+def test_later_steps_get_no_variable_from_this_one(tmp_path: Path) -> None:
+    env = {name: str(tmp_path / name) for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_OUTPUT")}
+    for path in env.values():
+        Path(path).write_text("LD_PRELOAD=/evil.so\n")
+    other = tmp_path / "other"
+    other.write_text("kept")
+    Path(env["GITHUB_STATE"]).unlink()
+    Path(env["GITHUB_STATE"]).symlink_to(other)
+    commands.forget_environment(env)
+    commands.forget_environment({})
+    assert [Path(env[name]).read_text() for name in ("GITHUB_ENV", "GITHUB_PATH")] == ["", ""]
+    assert other.read_text() == "kept"
+    assert Path(env["GITHUB_OUTPUT"]).read_text()
+
+
 def test_the_summary_is_appended_and_never_above_its_limit(tmp_path: Path) -> None:
     file = tmp_path / "summary"
     env = {"GITHUB_STEP_SUMMARY": str(file)}

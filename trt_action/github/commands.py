@@ -120,6 +120,14 @@ def foreign() -> Iterator[None]:
         issue_command(token, {}, "")
 
 
+def forget_environment(env: Mapping[str, str]) -> None:
+    """Empty the files that would set variables, paths or state of later steps. We never write them; a user's function,
+    which runs as we do, could."""
+    for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(env.get(name, ""), os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK))
+
+
 def summary_budget(env: Mapping[str, str]) -> int:
     """Bytes that the job summary of this step still takes; 0 outside of a runner."""
     path = env.get("GITHUB_STEP_SUMMARY", "")
