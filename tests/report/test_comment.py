@@ -64,6 +64,13 @@ def test_the_table_holds_base_head_difference_and_limit() -> None:
     assert "Speed-up: 3.41× [3.35, 3.47] the speed of onnxruntime fp32 (cpu) (p50 1.23 ms)" in text
 
 
+def test_a_run_without_rules_says_so() -> None:
+    bare = {"outcome": "inconclusive", "comparison": None}
+    assert "no rule was asked for" in comment([samples.passed(gates=[], **bare)])
+    unchecked = [samples.gates("passed")[0].model_copy(update={"status": "not-checked"})]
+    assert "no gate could be decided" in comment([samples.passed(gates=unchecked, **bare)])
+
+
 def test_a_broken_gate_says_why_and_what_next() -> None:
     text = comment([samples.inconclusive()])
     line = next(line for line in text.splitlines() if line.startswith("- ⚠️ `max-latency-regression`"))

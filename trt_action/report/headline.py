@@ -47,7 +47,9 @@ def _gates_in_words(evidence: Evidence) -> str:
         of = f"{len(broken)} of {fmt.plural(len(gates), 'gate')}: " if broken else ""
         return of + _names(broken)
     unclear = [g for g in gates if g.status == "inconclusive"]
-    return f"no clear answer on {_names(unclear)}" if unclear else "no gate could be decided"
+    if unclear:
+        return f"no clear answer on {_names(unclear)}"
+    return "no gate could be decided" if gates else "no rule was asked for"
 
 
 def _names(gates: Sequence[Gate]) -> str:
