@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from trt_action import errors
-from trt_action.process import Channel
+from trt_action.process import STOPS, Channel
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -22,6 +22,7 @@ def main() -> None:
     if os.getppid() != int(os.environ.get("TRT_ACTION_PARENT", os.getppid())):
         os._exit(0)  # the parent died before prctl
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     channel = Channel(os.fdopen(int(read_fd), "r", encoding="utf-8"), os.fdopen(int(write_fd), "w", encoding="utf-8"))
     module, _, function = target.partition(":")
     try:

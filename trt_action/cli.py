@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:  # noqa: BLE001 - the outermost boundary: a person gets a message, the log gets the rest
         return _tell(_bug(error))
+    finally:
+        if process := sys.modules.get("trt_action.process"):  # not imported: no child was started
+            process.end_all()
 
 
 def parser() -> Parser:

@@ -183,7 +183,8 @@ def all_errors() -> dict[str, type[TrtActionError]]:
     queue: list[type[TrtActionError]] = [TrtActionError]
     while queue:
         cls = queue.pop()
-        found[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):  # those never leave their module
+            found[cls.__name__] = cls
         queue.extend(cls.__subclasses__())
     return found
 

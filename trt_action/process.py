@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -44,6 +44,9 @@ _OF_THE_JOB = re.compile(
     re.IGNORECASE,
 )
 """Variables of GitHub's and GitLab's runners that grant something, and registry logins."""
+
+
+STOPS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 class Channel:
@@ -90,25 +93,24 @@ class Child:
     ) -> None:
         self.target = target
         self._died = died
+        self._buffer = b""
+        with _stops_held():
+            self._start(env or {}, cwd)
+            _running.add(self)
+
+    def _start(self, env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
         self._stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in close()
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
+        command = [sys.executable, "-P", "-m", "trt_action.child", self.target, str(request_read), str(answer_write)]
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "trt_action.child",
-                    target,
-                    str(request_read),
-                    str(answer_write),
-                ],
+                command,
                 pass_fds=(request_read, answer_write),
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env={**without_secrets(os.environ), "TRT_ACTION_PARENT": str(os.getpid()), **(env or {})},
+                env={**without_secrets(os.environ), "TRT_ACTION_PARENT": str(os.getpid()), **env},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the children in order
             )
@@ -122,8 +124,6 @@ class Child:
             os.close(answer_write)
         self._outbox = os.fdopen(request_write, "w", encoding="utf-8")
         self._answer_fd = answer_read
-        self._buffer = b""
-        _running.add(self)
 
     @property
     def pid(self) -> int:
@@ -253,6 +253,17 @@ def call(
     """
     with Child(target, died=died, env=env) as child:
         return child.request(argument, timeout=timeout, progress=progress)
+
+
+@contextlib.contextmanager
+def _stops_held() -> Iterator[None]:
+    """A stop waits until the child is known: one that came in between would leave it behind. The child inherits the
+    mask, and lifts it (`child.py`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_all() -> None:
