@@ -47,4 +47,4 @@ bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth,
 	$(BIN)/python benchmarks/stats.py --write docs/method.md
 
 clean: ## remove what make has made
-	rm -rf $(VENV) trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,8 +14,13 @@ import pytest
 
 from tests.doubles.runner import Step, read_file_command
 from tests.report import samples
-from trt_action import report
+from trt_action import action as action_module
+from trt_action import container, gpu, report
+from trt_action.errors import BackendUnavailableError
 from trt_action.evidence import Source
+from trt_action.github.event import Activity
+from trt_action.github.inputs import ActionInputs
+from trt_action.job import Job
 
 ENTRYPOINT = Path(__file__).parents[1] / "entrypoint.py"
 SHA = "c" * 40
@@ -133,3 +138,29 @@ def test_foreign_text_is_no_command(action: RunAction) -> None:
     step = action("push", PUSH, {"model": "missing.onnx"}, GITHUB_REF="x\n::error::from a branch name")
     assert "from a branch name" not in "".join(one.message for one in step.annotations)
     assert step.log.startswith("trt-action ")
+
+
+@pytest.mark.parametrize(
+    ("visible", "socket", "inside", "expected"),
+    [
+        (True, True, False, True),  # `nvidia` is the default runtime: the locks of the host are in the siblings' volume
+        (False, True, False, True),
+        (True, True, True, False),
+        (True, False, False, False),
+        (False, False, False, None),
+        (False, True, True, None),
+    ],
+)
+def test_who_wants_a_gpu_runs_in_a_sibling(
+    visible: bool, socket: bool, inside: bool, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [gpu.Gpu("GPU-1", "NVIDIA L4", "8.9")] if visible else []
+    monkeypatch.setattr(gpu, "visible", lambda: seen)
+    monkeypatch.setattr(container, "socket_is_there", lambda: socket)
+    monkeypatch.setattr(container, "is_sibling", lambda env: inside)
+    job = Job({}, ActionInputs(gpus="all"), Activity("measure", "test"), 0.0)
+    if expected is None:
+        with pytest.raises(BackendUnavailableError):
+            action_module._needs_sibling(job, [])
+    else:
+        assert action_module._needs_sibling(job, []) is expected

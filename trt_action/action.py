@@ -112,13 +112,17 @@ def _wants_gpu(job: Job, chosen: Sequence[Settings]) -> bool:
 
 
 def _needs_sibling(job: Job, chosen: Sequence[Settings]) -> bool:
+    """Whoever wants a GPU runs in a sibling, also where `nvidia` is the default runtime: all siblings of a host share
+    the volume that holds the locks, and two runners there would not know of each other otherwise."""
     from trt_action import container, gpu
 
-    if not _wants_gpu(job, chosen) or gpu.visible():
+    if not _wants_gpu(job, chosen):
         return False
-    if container.is_sibling(job.env) or not container.socket_is_there():
+    if container.socket_is_there() and not container.is_sibling(job.env):
+        return True
+    if not gpu.visible():
         raise container.no_gpu(job.env)
-    return True
+    return False
 
 
 def _evidences(job: Job, chosen: Sequence[Settings]) -> list[Evidence]:

@@ -172,7 +172,7 @@ class Child:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            self._kill_group()
+            self.interrupt()
             self._process.wait()
         with contextlib.suppress(OSError):
             os.close(self._answer_fd)
@@ -180,11 +180,11 @@ class Child:
 
     def kill(self) -> None:
         """End the child and its process group at once."""
-        self._kill_group()
+        self.interrupt()
         self.close()
 
-    def _kill_group(self) -> None:
-        """The child, and also whatever a user's function has started."""
+    def interrupt(self) -> None:
+        """Kill the child, and whatever a user's function has started; who waits in `request` sees it die."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -136,9 +136,11 @@ def build(
     base: bases.Base | None,
     progress: Progress,
 ) -> Side:
-    built = (
-        kept.load(model.path)[0] if kept.is_kept(model.path) else _obtain(work, role, model, s, calibration, progress)
-    )
+    if kept.is_kept(model.path):
+        built = kept.load(model.path)[0]  # as it was built, loaded with the threads that are asked for now
+        built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=_options(s)))
+    else:
+        built = _obtain(work, role, model, s, calibration, progress)
     draft.built[role] = built
     return Side(
         label=(base.label if base else _label(s.model, work.cwd))[:1_000],
@@ -221,7 +223,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
     for role, loadable in loadables.items():
         side: Side = getattr(draft, role)
         progress(f"throughput, memory and cold start of {role}", None)
-        memory, cold_start = measure.first_load(loadable, feeds[role])
+        memory, cold_start = measure.first_load(loadable, feeds[role], label=role)
         update = {
             "latency": latencies[role],
             "throughput": measure.throughput(
@@ -230,6 +232,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
                 concurrency=s.concurrency,
                 seconds=min(1.0, s.measure_seconds),
                 batch=data.batch_of(side.model),
+                label=role,
             ),
             "memory": memory,
             "cold_start": cold_start,

@@ -108,11 +108,17 @@ def test_a_read_only_token_keeps_the_verdict(github: GitHub, make_client: MakeCl
     assert (result.exit_code, result.comments[0].posted) == (1, False)
 
 
-def test_an_api_that_fails_is_told(github: GitHub, client: Client, tmp_path: Path) -> None:
-    leg(tmp_path, "a", of_head(samples.passed()))
+@pytest.mark.parametrize(("name", "code"), [("passed", GitHubError.exit_code), ("regressed", 1)])
+def test_an_api_that_fails_is_told_and_loses_nothing(
+    github: GitHub, client: Client, tmp_path: Path, name: str, code: int
+) -> None:
     github.faults.append(Fault("GET", "commits", status=500, times=99))
-    with pytest.raises(GitHubError):
-        run(client, tmp_path)
+    leg(tmp_path, "a", of_head(getattr(samples, name)()))
+    result = run(client, tmp_path)
+    assert result.exit_code == code
+    assert "not posted" in result.notes[0]
+    assert result.body
+    assert len(result.evidences) == 1
 
 
 @pytest.mark.parametrize(

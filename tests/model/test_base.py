@@ -127,6 +127,9 @@ def test_auto_as_an_event_names_it(repo: Repo) -> None:
     found, note = repo.resolve(auto=before)
     assert found is None, "a model that is new in a pull request is no error"
     assert "first version" in note
+    gone, note = repo.resolve(auto="d" * 40)
+    assert gone, "after a force-push the commit before may be gone: history decides"
+    assert "no longer there" in note
     found, _ = repo.resolve("HEAD", auto=one)
     assert found
     assert found.label.startswith("HEAD:"), "what the user names comes first"

@@ -17,7 +17,7 @@ from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.building import BuiltEngine, digest
 from trt_action.errors import BuildError, StorageError
 from trt_action.evidence import Engine, ModelInfo, Name, Record
-from trt_action.inputs import quote
+from trt_action.inputs import open_regular, quote
 
 RECORD = "engine.json"
 MAX_RECORD_BYTES = 4_000_000
@@ -62,7 +62,8 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
         StorageError: a file cannot be read.
     """
     try:
-        text = (folder / RECORD).read_bytes()[: MAX_RECORD_BYTES + 1]
+        with open_regular(folder / RECORD, noun="record", wrong=BuildError) as file:
+            text = file.read(MAX_RECORD_BYTES + 1)
         kept = Kept.model_validate_json(text)
         options = RuntimeOptions(**kept.options)
         if not kept.files or any(os.path.basename(name) != name or name in ("", "..") for name in kept.files):  # noqa: PTH119 - text, not a path yet

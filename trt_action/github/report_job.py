@@ -69,7 +69,8 @@ def run(
         SettingsError: no evidence was named, or a pattern leaves the workspace.
         EvidenceError: nothing matches, or a file is a link, too large, invalid, contradicts itself, or is about
             another commit. One bad file refuses all: a leg that is left out could be the one that failed.
-        GitHubError: the API failed.
+
+    A failure of the API is a note and an exit code: what was rendered must still reach the summary.
     """
     paths = find(inputs.evidence, folder)
     evidences = tuple(_read(path, folder, activity.commit) for path in paths)
@@ -77,8 +78,13 @@ def run(
         log(f"{path.relative_to(folder)}: {one.outcome}")
     body = report.comment(evidences, template=template, budget=comments.BUDGET, comment_id=inputs.comment_id)
     outcome = overall(evidences)
-    numbers, results, notes = _post(client, inputs, activity, repository, body, evidences, run)
-    return ReportResult(evidences, outcome, exit_code(evidences, on_inconclusive), body, numbers, results, tuple(notes))
+    try:
+        numbers, results, notes = _post(client, inputs, activity, repository, body, evidences, run)
+        code = exit_code(evidences, on_inconclusive)
+    except GitHubError as error:  # summary and outputs are still due; the job is red
+        numbers, results, notes = (), (), [f"The comment was not posted: {error.what} {error.fix}".strip()]
+        code = exit_code(evidences, on_inconclusive) or error.exit_code
+    return ReportResult(evidences, outcome, code, body, numbers, results, tuple(notes))
 
 
 def overall(evidences: Sequence[Evidence]) -> Outcome:

@@ -181,5 +181,5 @@ def _notes(ordered: npt.NDArray[np.float64], intervals: Mapping[str, Interval | 
                 "holds; p99 and the maximum say more about this host than about the engine."
             )
     if stored < n:
-        notes.append(f"All {n:,} samples count; the stored series is every {-(-n // stored)}th of them.")
+        notes.append(f"All {n:,} samples count; the stored series is one in {-(-n // stored)} of them.")
     return notes

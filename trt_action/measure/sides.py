@@ -98,6 +98,10 @@ class Worker:
     def close(self) -> None:
         self._child.close()
 
+    def interrupt(self) -> None:
+        """End the process while another thread waits for it."""
+        self._child.interrupt()
+
     def __enter__(self) -> Self:
         return self
 
@@ -155,7 +159,12 @@ def ready(workers: list[Worker], *, first: int = 0, **warmup: float) -> list[War
     """Start the workers side by side, then load and warm up each alone, beginning with the worker at `first`
     modulo their number. Returns the warm-ups in the order of `workers`."""
     with ThreadPoolExecutor(len(workers)) as pool:
-        list(pool.map(Worker.start, workers))
+        try:
+            list(pool.map(Worker.start, workers))
+        except BaseException:
+            for worker in workers:  # the pool waits for its threads, and they for their processes
+                worker.interrupt()
+            raise
     order = [(first + i) % len(workers) for i in range(len(workers))]
     done = {i: workers[i].load(**warmup) for i in order}
     return [done[i] for i in range(len(workers))]

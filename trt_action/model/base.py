@@ -65,18 +65,14 @@ def resolve(
     if repository is None:
         return _outside(base)
     path = (folder.resolve() / model.name).relative_to(repository.top).as_posix()
-    wanted = auto if base == "auto" and auto else base
-    if wanted == "auto":
-        chosen = history.automatic(repository, changed=_differs(repository, "HEAD", path))
+    if base == "auto":
+        chosen = _automatic(repository, auto, path)
         if chosen.commit is None:
             return None, chosen.note
         commit, note, prefix = chosen.commit, chosen.note, chosen.commit[:12]
     else:
-        commit = history.named(repository, wanted)
-        if base == "auto":
-            note, prefix = f"Base is {commit[:12]}.", commit[:12]
-        else:
-            note, prefix = f"Base is {quote(base)} ({commit[:12]}).", base
+        commit = history.named(repository, base)
+        note, prefix = f"Base is {quote(base)} ({commit[:12]}).", base
     found, renamed = _find_model(repository, commit, path)
     if found is None:
         return _not_there(base, commit, path)
@@ -117,6 +113,19 @@ def _without_credentials(url: str) -> str:
     clean = "".join(c for c in url if c.isprintable())
     clean = re.sub(r"^([a-z][a-z0-9+.-]*://)[^/]*@", r"\1", clean, flags=re.IGNORECASE)
     return clean.partition("?")[0].removesuffix("/").removesuffix(".git")
+
+
+def _automatic(repository: Repository, named: str | None, path: str) -> history.Chosen:
+    """The revision that the event names; history's choice if it names none, or one that is gone (a force-push)."""
+    note = ""
+    if named:
+        try:
+            commit = history.named(repository, named)
+            return history.Chosen(commit, f"Base is {commit[:12]}.")
+        except GitError:
+            note = f"The commit before, {named[:12]}, is no longer there. "
+    chosen = history.automatic(repository, changed=_differs(repository, "HEAD", path))
+    return history.Chosen(chosen.commit, note + chosen.note)
 
 
 def _outside(base: str) -> tuple[None, str]:
