@@ -52,7 +52,7 @@ def test_many_samples_all_count_and_are_stored_thinned() -> None:
     assert result.p90_ms == 5
     assert result.series is not None
     assert result.series.n <= MAX_STORED
-    assert any("every 3th" in note for note in result.notes)
+    assert any("one in 3" in note for note in result.notes)
 
 
 def test_latencies_of_both_sides(convs: Make, feeds: Path) -> None:
