@@ -172,9 +172,15 @@ def _warnings(
 
 
 def _disagree(one: Estimate, other: Estimate, margin: float) -> bool:
-    """Intervals that do not meet, with estimates further apart than the margin."""
+    """Intervals that do not meet, and another answer: 13 % faster and 16 % faster are the same one."""
     apart = one.low > other.high or other.low > one.high
-    return apart and abs(math.log(one.estimate / other.estimate)) > math.log1p(margin)
+    return apart and _direction(one, margin) != _direction(other, margin)
+
+
+def _direction(ratio: Estimate, margin: float) -> int:
+    """1 slower by more than the margin, -1 faster, 0 neither."""
+    d = math.log(ratio.estimate)
+    return (d > math.log1p(margin)) - (d < -math.log1p(margin))
 
 
 def _merged(before: tuple[str, ...], now: list[str]) -> list[str]:
