@@ -60,7 +60,7 @@ def _hide_environment() -> None:
 
 
 def _step(env: Mapping[str, str], started: float) -> int:
-    from trt_action.github import commands, event, inputs
+    from trt_action.github import commands, credentials, event, inputs
     from trt_action.job import Job, read_payload
 
     asked = inputs.read(env)
@@ -76,6 +76,7 @@ def _step(env: Mapping[str, str], started: float) -> int:
     job = Job(env, asked, activity, started)
     if activity.kind == "nothing":
         return errors.EXIT_PASSED
+    os.environ.update(credentials.for_git(asked.token, env.get("GITHUB_SERVER_URL", ""), env))
     from trt_action import delivery
 
     if activity.kind == "report":

@@ -40,10 +40,11 @@ DYING = 10.0
 
 _OF_THE_JOB = re.compile(
     r"INPUT_.*|ACTIONS_.*|GITHUB_(ENV|OUTPUT|PATH|STATE|STEP_SUMMARY)|(GITHUB|GH)_(ENTERPRISE_)?TOKEN"
+    r"|GIT_CONFIG_(COUNT|KEY_\d+|VALUE_\d+|PARAMETERS)"
     r"|CI_.*(TOKEN|PASSWORD|JWT).*|DOCKER_AUTH_CONFIG|.*REGISTRY.*(TOKEN|PASSWORD|AUTH).*",
     re.IGNORECASE,
 )
-"""Variables of GitHub's and GitLab's runners that grant something, and registry logins."""
+"""Variables of GitHub's and GitLab's runners that grant something, registry logins, and what was lent to Git."""
 
 
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
