@@ -22,7 +22,8 @@ def for_git(token: SecretStr | None, server_url: str, env: Mapping[str, str]) ->
     server = urlsplit(server_url)
     if token is None or server.scheme not in ("http", "https") or not server.hostname:
         return {}
-    count = int(env.get("GIT_CONFIG_COUNT") or 0) if (env.get("GIT_CONFIG_COUNT") or "0").isdecimal() else 0
+    already = env.get("GIT_CONFIG_COUNT", "")
+    count = int(already) if already.isdecimal() else 0
     key = f"http.{server.scheme}://{server.netloc}/.extraheader"
     credentials = base64.b64encode(f"x-access-token:{token.get_secret_value()}".encode()).decode()
     return {
