@@ -39,7 +39,7 @@ GROUND = {
     "ownership",
     "__init__",
 }
-DOORS = {"cli", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "draft"}
+DOORS = {"cli", "commands", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "draft"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
 
 

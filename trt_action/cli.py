@@ -1,4 +1,4 @@
-"""The door for the command line. Rooms are imported when a command needs them: `--help` stays instant."""
+"""The door for the command line (with `commands/`). Rooms are imported when a command needs them: `--help` stays instant."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trt_action import __version__, errors
+from trt_action.commands import doctor
 from trt_action.settings import options
 
 if TYPE_CHECKING:
@@ -118,14 +119,12 @@ def parser() -> Parser:
     render.add_argument("--output", metavar="FILE", help="write here instead of to stdout")
     render.set_defaults(command=_render)
 
-    doctor = commands.add_parser("doctor", help="what of this host is ready, and how to fix the rest")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--output", default="trt-action-report", metavar="DIR")
-    doctor.set_defaults(command=_doctor)
-
     schema = commands.add_parser("schema", help="JSON Schema of the config file or of the evidence")
     schema.add_argument("which", choices=("config", "evidence"))
     schema.set_defaults(command=_schema)
+
+    for module in (doctor,):
+        module.add(commands)
     return top
 
 
@@ -294,23 +293,6 @@ def _render(arguments: argparse.Namespace) -> int:
     else:
         print(text)
     return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from trt_action.engine import doctor
-    from trt_action.settings.schema import default_cache_folder
-
-    checks = doctor.checks(Path(arguments.output), default_cache_folder(os.environ))
-    if arguments.json:
-        print(json.dumps([asdict(check) for check in checks], indent=2))
-    else:
-        for check in checks:
-            print(f"{check.status:<6} {check.name:<22} {check.found}")
-            if check.status != "green" and check.fix:
-                print(f"       {'':<22} → {check.fix}")
-    return errors.EXIT_GATE_FAILED if any(check.status == "red" for check in checks) else 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:

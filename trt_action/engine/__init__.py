@@ -29,7 +29,10 @@ __all__ = [
     "warnings",
 ]
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = {
+    "onnxruntime": "trt_action.engine.onnxruntime:OnnxRuntimeBackend",
+}
+"""Where each backend's class is; imported when it is asked for."""
 
 _ROOMS = {
     "building": ("BuiltEngine", "baseline", "obtain", "reference", "unoptimized"),
@@ -46,9 +49,9 @@ def backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise BackendUnavailableError(f"There is no backend `{name}`.", fix=f"Use one of: {', '.join(BACKENDS)}.")
-    from trt_action.engine.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend()
+    module, _, kind = BACKENDS[name].partition(":")
+    made: Backend = getattr(importlib.import_module(module), kind)()
+    return made
 
 
 def __getattr__(name: str) -> Any:
