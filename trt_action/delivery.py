@@ -151,6 +151,7 @@ def _check(job: Job, evidences: Sequence[Evidence]) -> None:
             title=str(headline(evidences[0]) if len(evidences) == 1 else overall(evidences)),
             summary=report.summary(evidences, budget=checks.SUMMARY_BYTES),
             run_url=job.run_url,
+            trusted=job.activity.trusted or job.activity.kind != "report",
             name="trt-action" if job.inputs.comment_id == "default" else f"trt-action ({job.inputs.comment_id})",
         )
     except errors.GitHubError as error:

@@ -47,6 +47,9 @@ _OF_THE_JOB = re.compile(
 """Variables of GitHub's and GitLab's runners that grant something, registry logins, and what was lent to Git."""
 
 
+NOBODY = 65_534
+"""The group of a child with a `user` of its own: it opens no door, Docker's socket included."""
+
 STOPS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
@@ -91,15 +94,17 @@ class Child:
         env: Mapping[str, str] | None = None,
         died: type[errors.TrtActionError] = errors.MeasureError,
         cwd: str | os.PathLike[str] | None = None,
+        user: int | None = None,
     ) -> None:
+        """`user`: id that the child gets, with the group nobody and no others; only root may ask for one."""
         self.target = target
         self._died = died
         self._buffer = b""
         with _stops_held():
-            self._start(env or {}, cwd)
+            self._start(env or {}, cwd, user)
             _running.add(self)
 
-    def _start(self, env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
+    def _start(self, env: Mapping[str, str], cwd: str | os.PathLike[str] | None, user: int | None) -> None:
         self._stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in close()
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
@@ -113,6 +118,9 @@ class Child:
                 stderr=self._stderr,
                 env={**without_secrets(os.environ), "TRT_ACTION_PARENT": str(os.getpid()), **env},
                 cwd=cwd,
+                user=user,
+                group=None if user is None else NOBODY,
+                extra_groups=None if user is None else (),
                 start_new_session=True,  # Ctrl-C reaches the parent only, which then ends the children in order
             )
         except BaseException:

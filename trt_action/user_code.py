@@ -9,17 +9,25 @@ come from an `.npz`: the entry `labels` is the argument `labels`; entries `outpu
 - a dict by name of numbers, booleans and texts (values) and arrays or lists of numbers (arrays);
 - a generator (any iterator) of dicts of arrays: batches, joined along axis 0 under each name.
 
-The function runs in `base_dir` as the current folder; its own folder is first on `sys.path`.
+The function runs in `base_dir` as the current folder; its own folder is first on `sys.path`. Where we are root and
+`base_dir` is not root's (the container of a GitHub Action), it runs as the owner of `base_dir` without any group: it can
+read neither our memory and environment, which hold the job's token, nor use Docker's socket.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trt_action import files
 from trt_action.errors import MetricError, OutOfMemoryError
 from trt_action.inputs import open_regular, quote
 from trt_action.process import Child
@@ -99,23 +107,57 @@ def call(
         "path": str(path),
         "function": function,
         "spec": spec,
-        "arrays": str(arrays) if arrays else None,
         "arguments": dict(arguments),
-        "out": str(out) if out else None,
         "limit": limit,
         "resamples": asdict(resamples) if resamples else None,
     }
+    user = owner(base_dir)
     start = time.monotonic()
-    child = Child("trt_action.user_function:serve", died=MetricError, cwd=base_dir)
     try:
-        with child:
-            return child.request(request, timeout=timeout)
+        with (
+            _exchanged(arrays, out, user) as places,
+            Child("trt_action.user_function:serve", died=MetricError, cwd=base_dir, user=user) as child,
+        ):
+            return child.request(request | places, timeout=timeout)
     except OutOfMemoryError as error:
         raise OutOfMemoryError(f"The function {quote(spec)} ran out of memory.", why=error.why) from None
     except MetricError as error:
         if "child process" not in error.what:
             raise
         raise _death(spec, timeout, time.monotonic() - start, error) from None
+
+
+def owner(folder: Path) -> int | None:
+    """Whose id a user's function runs with: the owner's of `folder`; None = ours, also where this Python lies in a
+    folder that only root may enter (never so in the action's image)."""
+    if os.geteuid() != 0 or not all(_open_to_all(Path(path)) for path in (sys.executable, __file__)):
+        return None
+    return folder.stat().st_uid or None
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
+
+
+@contextlib.contextmanager
+def _exchanged(arrays: Path | None, out: Path | None, user: int | None) -> Iterator[dict[str, str | None]]:
+    """Where the child finds its arrays and leaves its own: our files, or for another `user` a folder of theirs, from
+    which only a plain file comes back."""
+    if user is None:
+        yield {"arrays": str(arrays) if arrays else None, "out": str(out) if out else None}
+        return
+    with tempfile.TemporaryDirectory(prefix="trt-action-user-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        given, left = folder / "arrays.npz", folder / "out.npz"
+        if arrays:
+            shutil.copyfile(arrays, given)
+            given.chmod(0o444)
+        os.chown(folder, user, -1)
+        yield {"arrays": str(given) if arrays else None, "out": str(left) if out else None}
+        if out and left.is_symlink():
+            raise MetricError("The function left a link where its arrays should be.", fix="Return the arrays.")
+        if out and left.is_file():
+            files.copy_atomic(left, out)
 
 
 def _death(spec: str, timeout: float, seconds: float, error: MetricError) -> MetricError:

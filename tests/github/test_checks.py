@@ -16,10 +16,12 @@ from trt_action.github.api import Client
 Kind = Literal["check", "status"]
 
 
-def publish(client: Client, kind: Kind, outcome: Outcome = "passed", title: str = "Passed") -> checks.CheckResult:
+def publish(
+    client: Client, kind: Kind, outcome: Outcome = "passed", title: str = "Passed", *, trusted: bool = True
+) -> checks.CheckResult:
     return checks.publish(
         client, REPOSITORY, kind=kind, sha=HEAD, outcome=outcome, title=title, summary="€\n" * 40_000,
-        run_url="https://github.invalid/run",
+        run_url="https://github.invalid/run", trusted=trusted,
     )  # fmt: skip
 
 
@@ -35,6 +37,14 @@ def test_outcomes_in_githubs_words(
     assert github.check_runs[0]["conclusion"] == conclusion
     assert github.statuses[0]["state"] == state
     assert 65_000 < len(github.check_runs[0]["output"]["summary"].encode()) <= 65_535
+
+
+def test_a_strangers_word_is_no_success(github: GitHub, client: Client) -> None:
+    assert publish(client, "check", "passed", trusted=False).posted
+    assert github.check_runs[0]["conclusion"] == "action_required"
+    assert not publish(client, "status", "passed", trusted=False).posted
+    assert github.statuses == []
+    assert publish(client, "status", "failed", trusted=False).posted, "nobody gains by claiming a failure"
 
 
 @pytest.mark.parametrize("kind", ["check", "status"])

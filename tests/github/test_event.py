@@ -42,6 +42,18 @@ TABLE = [
     ("pull_request", pull("synchronize"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull("reopened"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull("labeled"), {}, ("measure", HEAD, MERGE, BASE, True, True)),
+    (
+        "pull_request",
+        pull("edited") | {"changes": {"base": {"ref": {"from": "old"}}}},
+        {},
+        ("measure", HEAD, MERGE, BASE, True, True),
+    ),
+    (
+        "pull_request",
+        pull("edited") | {"changes": {"title": {"from": "old"}}},
+        {},
+        ("nothing", HEAD, MERGE, BASE, True, True),
+    ),
     ("pull_request", pull("closed"), {}, ("nothing", HEAD, MERGE, BASE, True, True)),
     ("pull_request", pull(head=FORK), {}, ("measure", HEAD, MERGE, BASE, False, False)),
     ("pull_request", pull(head={"repo": None}), {}, ("measure", HEAD, MERGE, BASE, False, False)),
@@ -63,6 +75,7 @@ TABLE = [
     ("workflow_run", finished(), {}, ("report", HEAD, HEAD, None, True, True)),
     ("workflow_run", finished("mallory/models"), {}, ("report", HEAD, HEAD, None, False, True)),
     ("workflow_dispatch", {}, {}, ("measure", MERGE, MERGE, None, True, True)),
+    ("repository_dispatch", {}, {}, ("measure", MERGE, MERGE, None, True, True)),
     ("schedule", {}, {}, ("measure", MERGE, MERGE, None, True, True)),
     (
         "merge_group",

@@ -6,7 +6,6 @@ https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api.
 
 from __future__ import annotations
 
-import email.utils
 import json
 import random
 import time
@@ -18,9 +17,8 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from pydantic import SecretStr
 from requests.auth import AuthBase
-from urllib3.exceptions import NewConnectionError
 
-from trt_action import __version__
+from trt_action import __version__, http
 from trt_action.console import clean
 from trt_action.errors import GitHubError, SettingsError
 
@@ -52,15 +50,6 @@ class _Answer:
         errors = self.data.get("errors")
         details = [_detail(one) for one in errors[:3]] if isinstance(errors, list) else []
         return clean("; ".join(part for part in (str(self.data.get("message") or ""), *details) if part))[:500]
-
-
-@dataclass(frozen=True)
-class _Lost:
-    """No answer. `arrived`: the request may have taken effect; `final`: trying again cannot help."""
-
-    reason: str
-    arrived: bool = True
-    final: bool = False
 
 
 class _Bearer(AuthBase):
@@ -106,8 +95,9 @@ class Client:
         self._api_url = (api_url or API_URL).rstrip("/")
         self._auth = _Bearer(token) if token else _anonymous
         self._secret = token.get_secret_value() if token else ""
-        self._sleep, self._clock, self._now, self._jitter = sleep, clock, now, jitter
-        self._patience, self._attempts, self._log = patience, attempts, log
+        self._patience = http.Patience(
+            patience, attempts, sleep, clock, now, jitter, log=lambda text: log(self._redacted(text))
+        )
         if urlsplit(self._api_url).scheme not in ("http", "https") or not urlsplit(self._api_url).hostname:
             raise SettingsError(
                 f"GITHUB_API_URL is `{clean(api_url)[:200]}`, which is no http(s) address.",
@@ -160,20 +150,18 @@ class Client:
         body: Mapping[str, Any] | None = None,
         sent: Sent | None = None,
     ) -> _Answer:
-        deadline = self._clock() + self._patience
-        attempt = 0
+        tries = self._patience.tries()
         while True:
-            attempt += 1
-            got = self._send(method, url, params, body, deadline)
+            got = self._send(method, url, params, body, tries.deadline)
             if isinstance(got, _Answer) and got.status < 300:
                 return got
-            wait = self._wait(got, attempt)
+            wait = self._wait(got, tries.number)
             unsafe = method == "POST" and _may_have_taken_effect(got)
-            too_late = wait is None or attempt >= self._attempts or self._clock() + wait > deadline
-            if wait is None or too_late or (unsafe and sent is None):
+            again = not (unsafe and sent is None) and tries.again(
+                wait, f"GitHub: {_words(got)}", f"{method} {urlsplit(url).path}"
+            )
+            if not again:
                 raise self._refused(method, url, got, wait)
-            self._log(self._redacted(f"GitHub: {_words(got)}; again in {wait:.0f} s ({method} {urlsplit(url).path})"))
-            self._sleep(wait)
             if unsafe and sent is not None and (found := sent()) is not None:
                 return _Answer(200, {}, found)
 
@@ -184,15 +172,15 @@ class Client:
         params: Mapping[str, str | int] | None,
         body: Mapping[str, Any] | None,
         deadline: float,
-    ) -> _Answer | _Lost:
+    ) -> _Answer | http.Lost:
         """One exchange, redirects on the same host included (a renamed repository). Other hosts never get the token."""
         for _ in range(MAX_REDIRECTS + 1):
             got = self._exchange(method, url, params, body, deadline)
-            if isinstance(got, _Lost) or got.status not in (301, 302, 307, 308):
+            if isinstance(got, http.Lost) or got.status not in (301, 302, 307, 308):
                 return got
             url, params = urljoin(url, got.headers.get("Location", "")), None
             self._check_origin(url, "a redirect")
-        return _Lost("too many redirects", final=True)
+        return http.Lost("too many redirects", final=True)
 
     def _exchange(
         self,
@@ -201,13 +189,13 @@ class Client:
         params: Mapping[str, str | int] | None,
         body: Mapping[str, Any] | None,
         deadline: float,
-    ) -> _Answer | _Lost:
+    ) -> _Answer | http.Lost:
         headers = {
             "Accept": "application/vnd.github+json",
             "X-GitHub-Api-Version": API_VERSION,
             "User-Agent": f"trt-action/{__version__}",
         }
-        seconds = max(MIN_READ_SECONDS, min(READ_SECONDS, deadline - self._clock()))
+        seconds = max(MIN_READ_SECONDS, min(READ_SECONDS, deadline - self._patience.clock()))
         try:
             with self._session.request(
                 method,
@@ -223,17 +211,17 @@ class Client:
                 content = bytearray()
                 for piece in response.iter_content(65_536):
                     content += piece
-                    if len(content) > MAX_BYTES or self._clock() > deadline:
-                        return _Lost("the answer is too large or too slow", final=True)
+                    if len(content) > MAX_BYTES or self._patience.clock() > deadline:
+                        return http.Lost("the answer is too large or too slow", final=True)
                 next_url = response.links.get("next", {}).get("url")
                 return _Answer(response.status_code, response.headers, _parsed(bytes(content)), next_url)
         except requests.RequestException as error:
-            return _lost(error)  # the exception holds the request and its headers: it goes no further
+            return http.lost(error)  # the exception holds the request and its headers: it goes no further
 
-    def _wait(self, got: _Answer | _Lost, attempt: int) -> float | None:
+    def _wait(self, got: _Answer | http.Lost, attempt: int) -> float | None:
         """Seconds until the next try; None where trying again cannot help."""
-        backoff = float(min(2 ** (attempt - 1), 30)) * (1 + self._jitter() / 2)
-        if isinstance(got, _Lost):
+        backoff = self._patience.backoff(attempt)
+        if isinstance(got, http.Lost):
             return None if got.final else backoff
         named = self._named_wait(got.headers)
         if got.status in (403, 429):
@@ -247,22 +235,17 @@ class Client:
 
     def _named_wait(self, headers: Mapping[str, str]) -> float | None:
         """What `Retry-After` (seconds or a date) or an exhausted rate limit asks for."""
-        after = headers.get("Retry-After", "").strip()
-        if after.isascii() and after.isdigit() and len(after) < 10:
-            return float(after)
-        if after:
-            try:
-                return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - self._now())
-            except (ValueError, OverflowError):
-                pass
+        after = self._patience.retry_after(headers)
+        if after is not None:
+            return after
         reset = headers.get("X-RateLimit-Reset", "").strip()
         if headers.get("X-RateLimit-Remaining", "").strip() == "0" and reset.isascii() and reset.isdigit():
-            return max(0.0, float(reset[:12]) - self._now()) + 1.0
+            return max(0.0, float(reset[:12]) - self._patience.now()) + 1.0
         return None
 
     def _check_origin(self, url: str, what: str) -> None:
         """The same scheme, host and port as the API: nobody else gets the token."""
-        if _origin(url) == _origin(self._api_url):
+        if http.origin(url) == http.origin(self._api_url):
             return
         raise GitHubError(
             self._redacted(f"GitHub's answer names {what} on another host ({clean(url)[:100]}); it was not followed."),
@@ -274,10 +257,14 @@ class Client:
         """Without the token, should an answer repeat it."""
         return text.replace(self._secret, "***") if self._secret else text
 
-    def _refused(self, method: str, url: str, got: _Answer | _Lost, wait: float | None) -> GitHubError:
+    def _refused(self, method: str, url: str, got: _Answer | http.Lost, wait: float | None) -> GitHubError:
         what = f"{method} {urlsplit(url).path}: {_words(got)}"
         if wait is not None and wait > 0:
-            what += f" (would have to wait {wait:.0f} s more)" if wait > self._patience else " (tried again in vain)"
+            what += (
+                f" (would have to wait {wait:.0f} s more)"
+                if wait > self._patience.seconds
+                else " (tried again in vain)"
+            )
         status = got.status if isinstance(got, _Answer) else 0
         return GitHubError(self._redacted(what) + ".", fix=_FIXES.get(status, ""), status=status)
 
@@ -294,15 +281,6 @@ def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        port = None
-    return parts.scheme, parts.hostname, port
-
-
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content) if content.strip() else None
@@ -316,28 +294,13 @@ def _detail(error: object) -> str:
     return str(error)
 
 
-def _words(got: _Answer | _Lost) -> str:
-    if isinstance(got, _Lost):
+def _words(got: _Answer | http.Lost) -> str:
+    if isinstance(got, http.Lost):
         return got.reason
     message = got.message()
     return f"HTTP {got.status}" + (f", {message}" if message else "")
 
 
-def _may_have_taken_effect(got: _Answer | _Lost) -> bool:
+def _may_have_taken_effect(got: _Answer | http.Lost) -> bool:
     """A refusal (4xx) did nothing; a server's failure or a lost answer tells nothing."""
-    return got.arrived if isinstance(got, _Lost) else got.status >= 500
-
-
-def _lost(error: requests.RequestException) -> _Lost:
-    if isinstance(error, requests.ConnectTimeout):
-        return _Lost("no connection in time", arrived=False)
-    if isinstance(error, requests.Timeout):
-        return _Lost("no answer in time")
-    if isinstance(error, requests.exceptions.SSLError):
-        return _Lost("the server's certificate is not accepted", arrived=False, final=True)
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    if isinstance(cause, NewConnectionError):
-        return _Lost("no connection", arrived=False)
-    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
-        return _Lost("the connection broke")
-    return _Lost(f"the request failed ({type(error).__name__})", final=True)
+    return got.arrived if isinstance(got, http.Lost) else got.status >= 500

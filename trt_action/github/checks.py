@@ -42,6 +42,7 @@ def publish(
     summary: str = "",
     run_url: str | None = None,
     name: str = "trt-action",
+    trusted: bool = True,
 ) -> CheckResult:
     """Set the outcome on a commit. An undecided outcome is `neutral` as a check, and `success` as a status, which has
     no word for it.
@@ -49,13 +50,20 @@ def publish(
     Args:
         title: one line, e.g. the headline of the comment; cut where GitHub would refuse it.
         summary: Markdown of at most `SUMMARY_BYTES` (checks only).
+        trusted: False where the outcome is a stranger's word (evidence of a fork's job): its `passed` is shown as
+            `action_required` (GitHub's rules would take `neutral` for a success), and sets no status, which has no
+            such word.
 
     Raises:
         GitHubError: the API failed in another way than by refusing to let this token write.
     """
+    believed = trusted or outcome != "passed"
+    if kind == "status" and not believed:
+        return CheckResult(None, False, "No status: a fork's job says that it passed, and nothing here can prove it.")
     try:
         if kind == "check":
-            made = _check_run(client, repository, sha, outcome, title, summary, run_url, name)
+            conclusion = _CONCLUSION[outcome] if believed else "action_required"
+            made = _check_run(client, repository, sha, conclusion, title, summary, run_url, name)
             url = made.get("html_url")
         else:
             made = _status(client, repository, sha, outcome, title, run_url, name)
@@ -74,7 +82,7 @@ def _check_run(
     client: Client,
     repository: str,
     sha: str,
-    outcome: Outcome,
+    conclusion: str,
     title: str,
     summary: str,
     run_url: str | None,
@@ -85,7 +93,7 @@ def _check_run(
         "name": name,
         "head_sha": sha,
         "status": "completed",
-        "conclusion": _CONCLUSION[outcome],
+        "conclusion": conclusion,
         "output": output,
     }
     if run_url:

@@ -103,7 +103,7 @@ def _pull_request(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activit
     pull = read_pull_request(payload.get("pull_request"))
     dependabot = env.get("GITHUB_ACTOR") == DEPENDABOT
     who = "from a fork" if pull.fork else "from Dependabot" if dependabot else "of this repository"
-    measured = action in MEASURED_ACTIONS
+    measured = action in MEASURED_ACTIONS or (action == "edited" and _has_new_base(payload))
     return Activity(
         "measure" if measured else "nothing",
         f"pull request #{pull.number} {who} ({action or 'no action'})" + ("" if measured else ": nothing to measure"),
@@ -115,6 +115,12 @@ def _pull_request(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activit
         trusted=not (pull.fork or dependabot),
         can_write=not (pull.fork or dependabot),
     )
+
+
+def _has_new_base(payload: Mapping[str, Any]) -> bool:
+    """`edited` tells of titles and texts too; only another base branch changes what is compared."""
+    changes = payload.get("changes")
+    return isinstance(changes, Mapping) and "base" in changes
 
 
 def _pull_request_target(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
@@ -202,10 +208,15 @@ def _merge_group(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity
 
 
 def _by_hand(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
-    """workflow_dispatch and schedule measure what is checked out; publishing by hand needs `activity: publish`."""
+    """workflow_dispatch, repository_dispatch and schedule measure what is checked out; publishing by hand needs
+    `activity: publish`."""
     sha = env.get("GITHUB_SHA", "")
     return Activity(
-        "measure", "started by hand or by the clock", commit=sha, measured_commit=sha, ref=env.get("GITHUB_REF", "")
+        "measure",
+        "started by hand, by the API or by the clock",
+        commit=sha,
+        measured_commit=sha,
+        ref=env.get("GITHUB_REF", ""),
     )
 
 
@@ -216,6 +227,7 @@ _EVENTS = {
     "release": _release,
     "workflow_run": _workflow_run,
     "workflow_dispatch": _by_hand,
+    "repository_dispatch": _by_hand,
     "schedule": _by_hand,
     "merge_group": _merge_group,
 }
