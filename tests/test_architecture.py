@@ -23,6 +23,7 @@ STORY = [
     "accuracy",
     "judge",
     "report",
+    "publish",
     "github",
 ]
 GROUND = {
@@ -36,6 +37,7 @@ GROUND = {
     "samples",
     "console",
     "container",
+    "http",
     "ownership",
     "__init__",
 }

@@ -147,6 +147,24 @@ class GitHubError(TrtActionError):
         self.status = status
 
 
+class RegistryError(TrtActionError):
+    """An image registry refused a request, could not be reached, or gave what does not match its digest.
+
+    Args:
+        status: the HTTP status; 0 if there was no answer.
+        code: the registry's own word for it, such as `DENIED`; may be empty.
+    """
+
+    exit_code = 13
+    title = "Image registry"
+    default_fix = "Check the image's name, the registry's state and the login, then run it again: what is there stays."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int = 0, code: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+        self.code = code
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 

@@ -1,0 +1,1 @@
+"""What was measured becomes an image in a registry, with its evidence; nothing here knows GitHub."""
