@@ -165,6 +165,22 @@ class RegistryError(TrtActionError):
         self.code = code
 
 
+class VerificationError(TrtActionError):
+    """An image, its signature or its evidence is not what it claims to be, or nothing vouches for it."""
+
+    exit_code = 14
+    title = "Not verified"
+    default_fix = "Do not use the image; publish it again with `trt-action publish` if it is your own."
+
+
+class ScanError(TrtActionError):
+    """A scan was asked for and could not be made: no scanner, it failed, or its answer is not readable."""
+
+    exit_code = 15
+    title = "Scan failed"
+    default_fix = "Install trivy or grype, or name an image of one with `scanner-image`."
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 
