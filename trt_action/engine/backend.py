@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,26 @@ class Loadable:
         return cls(record["backend"], Path(record["path"]), RuntimeOptions(**record["options"]), record["prepared"])
 
 
+@dataclass(frozen=True)
+class RawLayers:
+    """What a backend's own tools say about the layers of a loaded engine, as it came; `trt_action.layers` reads it.
+
+    - `tensorrt-inspector`: `document` is the JSON of the engine inspector (`get_engine_information`, read with the
+      context whose input shapes are set), `runs` one tuple per inference of the profiler's reports, in their order:
+      (layer's name, ms). A layer that is reported twice in one inference stays two entries.
+    - `onnxruntime-profiler`: `document` is the profile's JSON, which holds the times as well; `runs` is empty.
+
+    `iterations` counts the inferences that count: the last so many of them, those before were warm-up.
+    """
+
+    source: Literal["tensorrt-inspector", "onnxruntime-profiler"]
+    document: str
+    iterations: int
+    runs: tuple[tuple[tuple[str, float], ...], ...] = ()
+    note: str = ""
+    """What a reader of the times must know, in a sentence."""
+
+
 class Session(Protocol):
     """A loaded engine. `run` is the timed call: one inference on the bound inputs, complete when it returns."""
 
@@ -83,6 +103,14 @@ class Session(Protocol):
 
     def fetch(self) -> dict[str, Array]:
         """Copies of the outputs of the last `run`, by name."""
+
+    def layers(self, iterations: int) -> RawLayers | None:
+        """A pass of its own over the bound inputs with the backend's profiler on: profiling slows small layers down
+        several times, so none of its times is ever a latency. None: the backend has no profiler.
+
+        Raises:
+            BuildError, DataError, OutOfMemoryError: as `load` and `run`.
+        """
 
     def close(self) -> None: ...
 

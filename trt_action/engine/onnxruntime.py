@@ -79,7 +79,16 @@ class OnnxRuntimeBackend:
         ort = _library()
         level = "disabled" if loadable.prepared else loadable.options.graph_optimization
         session_options = _session_options(ort, loadable.options, LEVELS[level])
-        return OnnxRuntimeSession(ort, _create(ort, loadable.path, session_options, "load", (loadable.path,)))
+        session = _create(ort, loadable.path, session_options, "load", (loadable.path,))
+
+        def profiled(folder: Path) -> Any:
+            """A second session: the timed one never has the profiler on."""
+            watched = _session_options(ort, loadable.options, LEVELS[level])
+            watched.enable_profiling = True
+            watched.profile_file_prefix = str(folder / "profile")
+            return _create(ort, loadable.path, watched, "load", (loadable.path,))
+
+        return OnnxRuntimeSession(ort, session, profiled)
 
     def describe(self, options: RuntimeOptions) -> dict[str, Any]:
         ort = _library()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trt_action import files
 from trt_action.engine import ort_words
-from trt_action.engine.backend import Array, Feeds, Tensor
-from trt_action.errors import BuildError, DataError, OutOfMemoryError, TrtActionError
+from trt_action.engine.backend import Array, Feeds, RawLayers, Tensor
+from trt_action.errors import BuildError, DataError, OutOfMemoryError, StorageError, TrtActionError
 from trt_action.inputs import quote, quote_all
 
 # onnxruntime's type strings: tensor(<this>) -> numpy
@@ -22,6 +24,13 @@ DTYPES = {
 }
 
 
+Profiled = Callable[[Path], Any]
+"""Makes a second session of the same engine that writes its profile into the folder."""
+
+PROFILE_WARMUP = 3
+"""Inferences before those that count in `layers`: first touches of memory, and weights packed late."""
+
+
 class OnnxRuntimeSession:
     """See `backend.Session`. Inputs live in buffers of ONNX Runtime (64-byte aligned) that `run` reads in place.
     Outputs are bound to the device: the first `run` allocates them, later ones write into the same buffers.
@@ -31,9 +40,10 @@ class OnnxRuntimeSession:
 
     run: Callable[[], None]
 
-    def __init__(self, ort: Any, session: Any) -> None:
+    def __init__(self, ort: Any, session: Any, profiled: Profiled | None = None) -> None:
         self._ort = ort
         self._session = session
+        self._profiled = profiled
         self._inputs = tensors(session.get_inputs(), "input")
         self._outputs = tensors(session.get_outputs(), "output")
         self._binding = session.io_binding()
@@ -73,6 +83,25 @@ class OnnxRuntimeSession:
         self._check_open()
         values = self._binding.get_outputs()
         return {tensor.name: np.array(value.numpy()) for tensor, value in zip(self._outputs, values, strict=True)}
+
+    def layers(self, iterations: int) -> RawLayers | None:
+        self._check_open()
+        if self._profiled is None:
+            return None
+        feeds = {name: value.numpy() for name, value in self._buffers.items()}
+        with files.work_folder() as folder:
+            session = self._profiled(folder)
+            watched = OnnxRuntimeSession(self._ort, session)
+            watched.bind(feeds)
+            for _ in range(PROFILE_WARMUP + iterations):
+                watched.run()
+            path = Path(session.end_profiling())
+            watched.close()
+            try:
+                document = path.read_text("utf-8", "replace")
+            except OSError as error:
+                raise StorageError(f"The profile of ONNX Runtime cannot be read: {error.strerror or error}.") from None
+        return RawLayers("onnxruntime-profiler", document, iterations)
 
     def close(self) -> None:
         self._session = self._binding = None
