@@ -91,6 +91,7 @@ def parser() -> Parser:
 
     run = commands.add_parser("run", help="the whole pipeline: verdict, comment, evidence, report")
     _model_arguments(run, ("model",))
+    run.add_argument("--keep", metavar="DIR", help="also keep the measured engine with its record, for `publish`")
     run.set_defaults(command=_run, parts=("compare", "bench", "accuracy"))
 
     build = commands.add_parser("build", help="prepare and build one engine into the output folder")
@@ -171,7 +172,7 @@ def _run(arguments: argparse.Namespace) -> int:
     evidences = []
     for one in chosen:
         where = folder if len(chosen) == 1 else folder / report.slug(one.display_name)
-        evidences.append(_one(arguments, one, console, where))
+        evidences.append(_one(arguments, one, console, where, _keeper(arguments, one, chosen)))
         if _stopped(evidences[-1]):
             break
     written = report.write(evidences, folder, template=template)
@@ -184,6 +185,16 @@ def _run(arguments: argparse.Namespace) -> int:
         (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=False)),
         key=lambda code: (code not in (0, 3), code == 3, code),
     )
+
+
+def _keeper(arguments: argparse.Namespace, one: Settings, chosen: Sequence[Settings]) -> Callable[[Draft], None] | None:
+    """Keeps the engine of a run in `--keep`, each of several models in a folder of its own."""
+    if not getattr(arguments, "keep", None):
+        return None
+    from trt_action import draft, report
+
+    folder = Path(arguments.keep) if len(chosen) == 1 else Path(arguments.keep) / report.slug(one.display_name)
+    return lambda known: draft.keep(known, folder)
 
 
 def _one(
@@ -222,8 +233,7 @@ def _print_result(arguments: argparse.Namespace, evidences: list[Evidence], temp
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from trt_action import files, report
-    from trt_action.engine import kept
+    from trt_action import draft, files, report
 
     chosen = _settings(arguments)
     files.check_folder(chosen[0].output)
@@ -232,9 +242,8 @@ def _build(arguments: argparse.Namespace) -> int:
     for one in chosen:
         folder = one.output if len(chosen) == 1 else one.output / report.slug(one.display_name)
 
-        def keep(draft: Draft, folder: Path = folder) -> None:
-            if draft.model:
-                kept.keep(draft.built["head"], draft.model.info, folder)
+        def keep(known: Draft, folder: Path = folder) -> None:
+            draft.keep(known, folder)
 
         evidence = _one(arguments, one, console, folder, keep)
         if arguments.json:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trt_action import __version__, engine, errors
 from trt_action.console import Console
+from trt_action.engine import kept
 from trt_action.evidence import (
     Accuracy,
     Comparison,
@@ -49,6 +50,7 @@ class Draft:
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     built: dict[str, engine.BuiltEngine] = field(default_factory=dict)
+    feeds: dict[str, Path] = field(default_factory=dict)
 
     def evidence(self) -> Evidence:
         return Evidence.model_validate(
@@ -90,6 +92,19 @@ class Work:
             raise
         finally:
             draft.stages.append(Stage(name=name, seconds=round(time.monotonic() - start, 3)))
+
+
+def keep(draft: Draft, folder: Path) -> None:
+    """Head's engine with its record, its evidence so far and a self-test, in `folder` (`engine.kept`).
+
+    Raises:
+        StorageError: the folder cannot be written.
+        BuildError: the copy does not load or run.
+    """
+    if draft.model and "head" in draft.built:
+        kept.keep(
+            draft.built["head"], draft.model.info, folder, feeds=draft.feeds.get("head"), evidence=draft.evidence()
+        )
 
 
 def error_info(error: errors.TrtActionError) -> ErrorInfo:

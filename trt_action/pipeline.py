@@ -65,7 +65,7 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     if base:
         with work.stage(draft, "build-base", "Build base") as progress:
             draft.base = stages.build_base(draft, work, base, calibration, progress)
-    feeds = stages.save_feeds(draft, work, validation or calibration)
+    feeds = draft.feeds = stages.save_feeds(draft, work, validation or calibration)
     if "compare" in parts and draft.base:
         with work.stage(draft, "compare", "Compare head and base") as progress:
             draft.comparison = stages.compare(draft, work, feeds, progress)

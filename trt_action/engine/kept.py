@@ -1,25 +1,32 @@
-"""A folder that holds one engine and its record: what `trt-action build` leaves and `compare` takes."""
+"""A folder that holds one engine and its record: what `trt-action build` leaves, `compare` takes, and an image serves.
+
+The *version folder*: the engine's files, `engine.json` (its record), and, of an engine that was measured, `evidence.json`
+without the long series, and `selftest.npz`: inputs and outputs as the measured engine gave them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from trt_action import files
+from trt_action import files, process
 from trt_action.engine import cache as caches
 from trt_action.engine import onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.building import BuiltEngine, digest
 from trt_action.errors import BuildError, StorageError
-from trt_action.evidence import Engine, ModelInfo, Name, Record
+from trt_action.evidence import Comparison, Engine, Evidence, ModelInfo, Name, Record, Side
 from trt_action.inputs import open_regular, quote
 
 RECORD = "engine.json"
+EVIDENCE = "evidence.json"
+SELFTEST = "selftest.npz"
+SELFTEST_SECONDS = 300.0
 MAX_RECORD_BYTES = 4_000_000
 
 
@@ -34,19 +41,63 @@ class Kept(Record):
     files: list[Name]
 
 
-def keep(built: BuiltEngine, model: ModelInfo, folder: Path) -> Path:
+def keep(
+    built: BuiltEngine,
+    model: ModelInfo,
+    folder: Path,
+    *,
+    feeds: Path | None = None,
+    evidence: Evidence | None = None,
+) -> Path:
     """Copy the engine's files into `folder`; the record is written last. Returns the engine file.
+
+    Args:
+        feeds: an `.npz` of one batch, the one that was measured: the engine's answer to it becomes `selftest.npz`.
+        evidence: of the run that measured the engine; kept without the long series.
 
     Raises:
         StorageError: the folder cannot be written.
+        BuildError: the copy does not load or run.
     """
     source = built.loadable.path
-    names = [source.name, *sorted(name for name in onnx_files.names(source) if name != source.name)]
+    names = _names(built.loadable)
     for name in names:
         files.copy_atomic(source.with_name(name), folder / name)
+    if feeds is not None:
+        _record_selftest(replace(built.loadable, path=folder / names[0]), feeds, folder / SELFTEST)
+    if evidence is not None:
+        files.write_atomic(folder / EVIDENCE, without_series(evidence).model_dump_json(indent=1) + "\n")
     kept = Kept(engine=built.record, model=model, options=asdict(built.loadable.options), files=names)
     files.write_atomic(folder / RECORD, kept.model_dump_json(indent=2) + "\n")
     return folder / names[0]
+
+
+def _names(loadable: Loadable) -> list[str]:
+    """The file that is loaded, then what it refers to. A plan is one file."""
+    own = loadable.path.name
+    referred = onnx_files.names(loadable.path) if loadable.backend == "onnxruntime" else []
+    return [own, *sorted(name for name in referred if name != own)]
+
+
+def _record_selftest(loadable: Loadable, feeds: Path, out: Path) -> None:
+    request = {"loadable": loadable.as_json(), "feeds": str(feeds.absolute()), "out": str(out.absolute())}
+    process.call("trt_action.engine.selftest:record", request, timeout=SELFTEST_SECONDS)
+
+
+def without_series(evidence: Evidence) -> Evidence:
+    """The same evidence without its samples: what every copy of an image can afford to carry."""
+
+    def side(one: Side | None) -> Side | None:
+        if one is None or one.latency is None:
+            return one
+        return one.model_copy(update={"latency": one.latency.model_copy(update={"series": None})})
+
+    comparison: Comparison | None = evidence.comparison
+    if comparison is not None:
+        comparison = comparison.model_copy(update={"series": None})
+    return evidence.model_copy(
+        update={"head": side(evidence.head), "base": side(evidence.base), "comparison": comparison}
+    )
 
 
 def is_kept(path: Path) -> bool:
