@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.github.server import Identity
+from tests.doubles.github.server import Fault, Identity
 from tests.doubles.runner import Step
 from tests.e2e.conftest import CONFIG, OWNER, REPOSITORY, TOKEN, Checkout, MakeCheckout, docker
 from trt_action import report
@@ -121,6 +121,86 @@ def test_a_trusted_job_reports_the_evidence_of_another(measured: tuple[Checkout,
     assert [without_stamp(one) for one in checkout.github.bodies(REPOSITORY, 7)] == [without_stamp(bodies[0])]
 
 
+def reporting(checkout: Checkout) -> dict[str, object]:
+    """What a step of the trusted half of the pair gets."""
+    run = {"id": 4711, "run_attempt": 1, "head_sha": checkout.head}
+    return {
+        "event": "workflow_run",
+        "payload": {"action": "completed", "workflow_run": run},
+        "with_": {"evidence": "trt-action-report/evidence.json"},
+        "ref": "refs/heads/main",
+    }
+
+
+FAULTS = {
+    "limits": [
+        Fault("GET", "pulls", status=429, headers={"Retry-After": "1"}),
+        Fault(
+            "POST",
+            "comments",
+            status=403,
+            message="You have exceeded a secondary rate limit.",
+            headers={"Retry-After": "1"},
+        ),
+    ],
+    "server errors": [
+        Fault("GET", "comments", status=502),
+        Fault("POST", "comments", status=503, headers={"Retry-After": "1"}),
+    ],
+    "resets": [Fault("GET", "pulls", "reset-before"), Fault("POST", "comments", "reset-after")],
+    "slow": [Fault("GET", "comments", "slow", seconds=2), Fault("POST", "comments", "slow", seconds=2)],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_day_of_the_api_costs_no_report(measured: tuple[Checkout, Step, list[str]], name: str) -> None:
+    checkout, _, bodies = measured
+    github = checkout.github
+    github.comments.clear()
+    github.faults += FAULTS[name]
+    step = checkout.step(**reporting(checkout))
+    waiting = [fault for fault in github.faults if fault.times]
+    github.faults.clear()
+    assert waiting == [], "every fault was met"
+    assert step.exit_code == 0, step.raw
+    assert [without_stamp(one) for one in github.bodies(REPOSITORY, 7)] == [without_stamp(bodies[0])]
+    assert "Traceback" not in step.raw
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "code"),
+    [
+        (Fault("POST", "comments", status=404, message="Not Found"), "404", 12),
+        (Fault("POST", "comments", status=422, message="Validation Failed"), "422", 12),
+        (
+            Fault("POST", "comments", status=403, message="Resource not accessible by integration"),
+            "HTTP 403, Resource not accessible",
+            0,
+        ),
+    ],
+)
+def test_a_refusal_is_told_and_the_summary_has_the_results(
+    measured: tuple[Checkout, Step, list[str]], fault: Fault, words: str, code: int
+) -> None:
+    checkout, *_ = measured
+    checkout.github.comments.clear()
+    checkout.github.faults.append(fault)
+    step = checkout.step(**reporting(checkout))
+    assert step.exit_code == code, step.raw
+    assert words in step.log + "".join(one.message for one in step.annotations)
+    assert checkout.github.bodies(REPOSITORY, 7) == []
+    assert "digits" in step.summary
+
+
+def test_twenty_racing_jobs_leave_exactly_one_comment(measured: tuple[Checkout, Step, list[str]]) -> None:
+    checkout, _, bodies = measured
+    checkout.github.comments.clear()
+    running = [checkout.start(**reporting(checkout)) for _ in range(20)]
+    steps = [one.result() for one in running]
+    assert [step.exit_code for step in steps] == [0] * 20, "".join(step.raw for step in steps if step.exit_code)
+    assert [without_stamp(one) for one in checkout.github.bodies(REPOSITORY, 7)] == [without_stamp(bodies[0])]
+
+
 def test_a_failed_gate_and_a_read_only_token(make_checkout: MakeCheckout) -> None:
     checkout = make_checkout(CONFIG + "max-engine-size: 1kB\n")
     checkout.github.tokens[TOKEN] = Identity(write=False)
@@ -135,10 +215,11 @@ def test_a_failed_gate_and_a_read_only_token(make_checkout: MakeCheckout) -> Non
     assert CONFIG.count("\n") + 1 == int(gate.properties["line"])
 
 
-def test_a_cancelled_run_leaves_partial_evidence_and_no_child(checkout: Checkout) -> None:
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
+def test_a_cancelled_run_leaves_partial_evidence_and_no_child(checkout: Checkout, signal: str) -> None:
     running = checkout.start(with_={"max-seconds": "120s"})
     running.wait_for("Build head:", timeout=120)
-    running.cancel()
+    running.cancel() if signal == "SIGINT" else running.terminate()
     step = running.result(timeout=30)
     assert step.exit_code == 130, step.raw
     evidence = report.read_evidence(checkout.report / "evidence.json")
