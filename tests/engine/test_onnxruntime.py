@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.engine.conftest import F32, Save
 from trt_action import engine
-from trt_action.engine.backend import Loadable, RuntimeOptions, Session
+from trt_action.engine.backend import Loadable, RuntimeOptions, Session, infer
 from trt_action.engine.onnxruntime import ENGINE, ENGINE_DATA, OnnxRuntimeBackend
 from trt_action.errors import BackendUnavailableError, BuildError, DataError, OutOfMemoryError, StorageError
 
@@ -117,6 +118,16 @@ def test_dtypes(op: str, kind: int, array: np.ndarray[Any, Any], save: Save) -> 
     want = {"Neg": lambda a: -a, "Not": lambda a: ~a, "Identity": lambda a: a}[op](array)
     assert found.dtype == array.dtype
     assert found.tolist() == want.tolist()
+
+
+def test_infer_is_bind_run_and_fetch_in_one_and_may_be_called_by_many_threads(conv: Path) -> None:
+    session = load(conv)
+    expected = [once(session, x=images(2, seed))["y"] for seed in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda seed: infer(session, {"x": images(2, seed)})["y"], range(8)))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(DataError, match="failed on these inputs"):
+        infer(session, {"x": images(2).reshape(1, 2, 8, 8)})
 
 
 def test_scalars_and_no_inputs(save: Save) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,6 +35,19 @@ class RuntimeOptions:
     graph_optimization: str = "all"  # disabled | basic | extended | all
     memory_arena: bool = True
     spinning: bool = False
+    device: str = "cpu"
+    """`cpu` or `cuda:N`, counted among the GPUs that the process may see; never `auto` (engine.resolve_device)."""
+    tf32: bool = False
+    """Float32 matrix products in TF32 (10 bits of mantissa). Off: what is called fp32 is fp32."""
+    cuda_graph: bool = False
+    """Record the inference once as a CUDA graph and replay it: less work for the CPU."""
+    transfers: bool = True
+    """On a GPU: copies of inputs and outputs between host and device are a part of `run`."""
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU, or None on the CPU."""
+        return None if self.device == "cpu" else int(self.device.partition(":")[2] or 0)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +96,22 @@ class RawLayers:
     """What a reader of the times must know, in a sentence."""
 
 
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Times of consecutive inferences as trtexec takes them, ns, one per inference. Queueing is in none of them.
+
+    `h2d_ns`, `compute_ns`, `d2h_ns`: between CUDA events on the session's stream; 0 where nothing is copied.
+    `enqueue_ns`: of the host, to hand the inference to the GPU; empty where the runtime waits for the GPU meanwhile.
+    `wall_ns`: of the host, from the first copy in to the last one out; recording the events included (2 to 4 µs).
+    """
+
+    h2d_ns: list[int]
+    compute_ns: list[int]
+    d2h_ns: list[int]
+    enqueue_ns: list[int]
+    wall_ns: list[int]
+
+
 class Session(Protocol):
     """A loaded engine. `run` is the timed call: one inference on the bound inputs, complete when it returns."""
 
@@ -104,6 +133,9 @@ class Session(Protocol):
     def fetch(self) -> dict[str, Array]:
         """Copies of the outputs of the last `run`, by name."""
 
+    def device_times(self, iterations: int) -> DeviceTimes | None:
+        """`iterations` inferences back to back like `run`, with CUDA events around their parts. None on the CPU."""
+
     def layers(self, iterations: int) -> RawLayers | None:
         """A pass of its own over the bound inputs with the backend's profiler on: profiling slows small layers down
         several times, so none of its times is ever a latency. None: the backend has no profiler.
@@ -113,6 +145,24 @@ class Session(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+def infer(session: Session, feeds: Feeds) -> dict[str, Array]:
+    """Outputs of one inference by name: `bind`, `run` and `fetch` in one call.
+
+    A session that can do better has an `infer(feeds)` of its own, which skips the checks of `bind`: the caller has made
+    them. One that says `concurrent = True` takes its `infer` from several threads at the same time; any other belongs
+    to the thread that loaded it.
+
+    Raises:
+        DataError: the engine fails on these inputs.
+    """
+    direct: Callable[[Feeds], dict[str, Array]] | None = getattr(session, "infer", None)
+    if direct is not None:
+        return direct(feeds)
+    session.bind(feeds)
+    session.run()
+    return session.fetch()
 
 
 class Backend(Protocol):
@@ -147,6 +197,9 @@ class Backend(Protocol):
         Raises:
             BuildError: the file is not loadable here.
         """
+
+    def identity(self, options: RuntimeOptions) -> dict[str, Any]:
+        """What of this host and of the options decides the bytes that `build` writes: a part of the cache key."""
 
     def describe(self, options: RuntimeOptions) -> dict[str, Any]:
         """For the fingerprint: versions, providers, device; plain JSON values."""
