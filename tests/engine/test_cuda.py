@@ -53,7 +53,7 @@ class TestDouble:
         up, down = gpu.pinned(8), gpu.pinned(8)
         up[:] = np.arange(8)
         gpu.to_device(pointer, up, stream)
-        gpu.enqueue(stream, lambda: np.add(gpu.device(pointer, 8), 1, out=gpu.device(pointer, 8)), 2.0)
+        gpu.enqueue(stream, lambda: np.copyto(gpu.device(pointer, 8), gpu.device(pointer, 8) + 1), 2.0)
         gpu.to_host(down, pointer, stream)
         assert (down == 0xAB).all()
         gpu.synchronize(stream)

@@ -69,8 +69,8 @@ class CudaPython:
     def pinned(self, nbytes: int) -> npt.NDArray[np.uint8]:
         size = max(nbytes, 1)
         address = int(_check(runtime.cudaHostAlloc(size, runtime.cudaHostAllocDefault), f"cudaHostAlloc({nbytes})"))
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        return np.frombuffer(memory, dtype=np.uint8)[:nbytes]
+        memory: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return memory[:nbytes]
 
     def free_pinned(self, array: npt.NDArray[np.uint8]) -> None:
         _check(runtime.cudaFreeHost(array.ctypes.data), "cudaFreeHost")
