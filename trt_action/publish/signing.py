@@ -199,7 +199,7 @@ def read(raw: bytes) -> Envelope:
         VerificationError: it is no bundle v0.3 with one signature over one statement.
     """
     try:
-        data = json.loads(raw) if len(raw) <= MAX_BUNDLE_BYTES else None
+        data: Any = json.loads(raw) if len(raw) <= MAX_BUNDLE_BYTES else None
         envelope = data["dsseEnvelope"]
         kind, (signature,) = envelope["payloadType"], envelope["signatures"]
         payload = base64.b64decode(envelope["payload"], validate=True)
