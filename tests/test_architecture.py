@@ -20,6 +20,7 @@ STORY = [
     "engine",
     "gpu",
     "measure",
+    "layers",
     "accuracy",
     "judge",
     "report",
@@ -29,6 +30,8 @@ STORY = [
 GROUND = {
     "errors",
     "evidence",
+    "layer_records",
+    "records",
     "process",
     "child",
     "files",
@@ -42,7 +45,7 @@ GROUND = {
     "__init__",
 }
 DOORS = {"cli", "commands", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "draft"}
-HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine"}}
+HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine", "layers"}}
 
 
 def room_of(path: Path) -> str:

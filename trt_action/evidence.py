@@ -9,24 +9,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from trt_action.layer_records import LayerDiff, LayerReport
+from trt_action.records import Name as Name
+from trt_action.records import Precision as Precision
+from trt_action.records import Record as Record
+from trt_action.records import Sha256 as Sha256
+from trt_action.records import Text as Text
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 Verdict = Literal["improved", "within-noise", "regressed", "inconclusive"]
 Outcome = Literal["passed", "failed", "inconclusive"]
 GateStatus = Literal["passed", "failed", "inconclusive", "not-checked"]
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4"]
-
-Text = Annotated[str, Field(max_length=20_000)]
-Name = Annotated[str, Field(max_length=1_000)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Record(BaseModel):
-    """Frozen, closed, and without surprises in JSON: NaN and infinity are refused (use None)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Estimate(Record):
@@ -176,6 +172,7 @@ class Side(Record):
     throughput: Throughput | None = None
     memory: Memory | None = None
     cold_start: ColdStart | None = None
+    layers: LayerReport | None = None
 
 
 class Unit(Record):
@@ -383,6 +380,7 @@ class Evidence(Record):
     base_note: Text = Field("", description="Why there is no base, or what is special about it.")
     comparison: Comparison | None = None
     speedup: Speedup | None = None
+    layer_diff: LayerDiff | None = None
     accuracy: Accuracy = Accuracy()
     gates: list[Gate] = Field(default_factory=list)
     stages: list[Stage] = Field(default_factory=list)
