@@ -115,6 +115,8 @@ class OutOfMemoryError(TrtActionError):
     exit_code = 9
     title = "Out of memory"
     default_fix = "Give the runner more memory, use a smaller batch or shape profile, or fewer calibration samples."
+    killed = False
+    """True where the process was killed and could not say so itself."""
 
 
 class BackendUnavailableError(TrtActionError):

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -95,9 +95,12 @@ class Child:
         died: type[errors.TrtActionError] = errors.MeasureError,
         cwd: str | os.PathLike[str] | None = None,
         user: int | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
-        """`user`: id that the child gets, with the group nobody and no others; only root may ask for one."""
+        """`user`: id that the child gets, with the group nobody and no others; only root may ask for one. `command`:
+        a program of another environment that speaks the same protocol; the two file descriptors are appended."""
         self.target = target
+        self._command = command or (sys.executable, "-P", "-m", "trt_action.child", target)
         self._died = died
         self._buffer = b""
         with _stops_held():
@@ -108,7 +111,7 @@ class Child:
         self._stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed in close()
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        command = [sys.executable, "-P", "-m", "trt_action.child", self.target, str(request_read), str(answer_write)]
+        command = [*self._command, str(request_read), str(answer_write)]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -235,10 +238,12 @@ class Child:
         tail = self.stderr_tail()
         why = f"Its last words: {tail[-1500:]}" if tail else "It printed nothing before it ended."
         if code == -signal.SIGKILL or "std::bad_alloc" in tail or "MemoryError" in tail:
-            return errors.OutOfMemoryError(
+            killed = errors.OutOfMemoryError(
                 f"The child process `{self.target}` was killed ({_exit_name(code)}), most likely for memory.",
                 why=why,
             )
+            killed.killed = True
+            return killed
         return self._died(
             f"The child process `{self.target}` ended unexpectedly ({_exit_name(code)}).",
             why=why,
@@ -254,13 +259,14 @@ def call(
     progress: Progress | None = None,
     died: type[errors.TrtActionError] = errors.BuildError,
     env: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
 ) -> Message:
     """One request to a fresh child: start, ask, end.
 
     Raises:
         TrtActionError: what the child reported, or `died` / `OutOfMemoryError` if it did not survive.
     """
-    with Child(target, died=died, env=env) as child:
+    with Child(target, died=died, env=env, command=command) as child:
         return child.request(argument, timeout=timeout, progress=progress)
 
 

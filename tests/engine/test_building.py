@@ -90,7 +90,7 @@ def test_what_decides_the_bytes_is_in_the_key(conv: Path, tmp_path: Path) -> Non
     assert spin.record.cache_key == first.record.cache_key
     assert spin.loadable.options.spinning
     material = json.loads((first.loadable.path.parent / "entry.json").read_text())["material"]
-    assert material.keys() == {"model", "shapes", "recipe", "calibration", "backend", "options", "host", "code"}
+    assert material.keys() == {"model", "shapes", "recipe", "calibration", "backend", "identity", "code"}
     cache.release()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from trt_action.engine.tensorrt_options import TensorRTOptions
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -43,6 +45,7 @@ class RuntimeOptions:
     """Record the inference once as a CUDA graph and replay it: less work for the CPU."""
     transfers: bool = True
     """On a GPU: copies of inputs and outputs between host and device are a part of `run`."""
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     @property
     def gpu(self) -> int | None:
@@ -50,7 +53,12 @@ class RuntimeOptions:
         return None if self.device == "cpu" else int(self.device.partition(":")[2] or 0)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "tensorrt": self.tensorrt.as_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> RuntimeOptions:
+        """The inverse of `as_json`; fields that an older record lacks have their default."""
+        return cls(**{**record, "tensorrt": TensorRTOptions.from_json(record.get("tensorrt", {}))})
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Loadable:
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
     prepared: bool = True
     """True: `path` is an engine of the backend. False: a plain ONNX file (the reference), to be optimised at load."""
+    sha256: str | None = None
+    """Of the engine's files (`building.digest`), as whoever built it recorded it. TensorRT loads nothing without it."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -69,11 +79,32 @@ class Loadable:
             "path": str(self.path),
             "options": self.options.as_json(),
             "prepared": self.prepared,
+            "sha256": self.sha256,
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Loadable:
-        return cls(record["backend"], Path(record["path"]), RuntimeOptions(**record["options"]), record["prepared"])
+        options = RuntimeOptions.from_json(record["options"])
+        return cls(record["backend"], Path(record["path"]), options, record["prepared"], record.get("sha256"))
+
+
+def _nothing(*_: object) -> None:
+    """Who does not listen."""
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a build knows besides graph and options.
+
+    `shapes`: `min`, `opt` and `max` of every input. `cache`: a folder for what makes later builds faster, or None.
+    `progress`: as `process.Progress`. `warn`: a sentence for the report.
+    """
+
+    precision: str = "fp32"
+    shapes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    cache: Path | None = None
+    progress: Callable[[str, float | None], None] = _nothing
+    warn: Callable[[str], None] = _nothing
 
 
 @dataclass(frozen=True)
@@ -177,14 +208,21 @@ class Backend(Protocol):
             BackendUnavailableError: the library is not installed.
         """
 
-    def check_precision(self, precision: str) -> None:
+    def check_precision(self, precision: str, options: RuntimeOptions | None = None) -> None:
         """Before any work is done for it.
 
         Raises:
             BackendUnavailableError: the backend cannot run this precision, on any model.
         """
 
-    def build(self, prepared: Path, out_dir: Path, options: RuntimeOptions) -> Path:
+    def check_host(self, options: RuntimeOptions, *, measures: bool) -> None:
+        """Before any work is done: can this host build for this backend, and, if the run `measures`, run it too?
+
+        Raises:
+            BackendUnavailableError: no; with the reason and what would do.
+        """
+
+    def build(self, prepared: Path, out_dir: Path, options: RuntimeOptions, context: BuildContext) -> Path:
         """Compile; called in a child process. Returns the engine file inside `out_dir`.
 
         Raises:
@@ -196,6 +234,13 @@ class Backend(Protocol):
 
         Raises:
             BuildError: the file is not loadable here.
+        """
+
+    def files(self, engine: Path) -> list[str]:
+        """The files that an engine consists of, all in one folder: the one to load first.
+
+        Raises:
+            BuildError: they cannot be found out.
         """
 
     def identity(self, options: RuntimeOptions) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from trt_action import engine, process
 from trt_action.engine import cache as caches
-from trt_action.engine import host, onnx_files
+from trt_action.engine import onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.cache import Cache, Entry, Facts, FileRecord
-from trt_action.errors import BuildError, StorageError
+from trt_action.errors import BuildError, OutOfMemoryError, StorageError
 from trt_action.evidence import Engine
 from trt_action.inputs import quote
 
@@ -36,6 +36,8 @@ class BuiltEngine:
     loadable: Loadable
     record: Engine
     prepared: Path
+    notes: tuple[str, ...] = ()
+    """What the build warned of, for the report."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def obtain(
     """
     chosen = engine.backend(backend)
     version = chosen.version()
-    chosen.check_precision(recipe.precision)
+    chosen.check_precision(recipe.precision, options)
     material = _material(model, recipe, calibration, backend, version, options)
     key = caches.key_of(material)
 
@@ -92,7 +94,7 @@ def obtain(
         if claim.entry is not None:
             here = _in_cache(claim.entry)
         else:
-            here = _build(model, recipe, calibration, backend, options, work_dir, timeout, progress)
+            here = _build(model, recipe, calibration, backend, options, cache.folder, work_dir, timeout, progress)
             if (entry := cache.put(claim, _files(here), material, here.facts)) is not None:
                 _discard(here)
                 here = _in_cache(entry)
@@ -109,7 +111,8 @@ def obtain(
         from_cache=claim.entry is not None,
         cache_key=key,
     )
-    return BuiltEngine(Loadable(backend, here.engine, options, prepared=True), record, here.prepared)
+    loadable = Loadable(backend, here.engine, options, prepared=True, sha256=record.sha256)
+    return BuiltEngine(loadable, record, here.prepared, tuple(here.facts.notes))
 
 
 def reference(model: Model) -> Loadable:
@@ -131,22 +134,23 @@ def unoptimized(built: BuiltEngine) -> Loadable:
 def _material(
     model: Model, recipe: Recipe, calibration: Dataset | None, backend: str, version: str, options: RuntimeOptions
 ) -> dict[str, Any]:
-    """Everything that decides the engine's bytes. Threads, arena and spinning act when it is loaded: not here."""
+    """Everything that decides the engine's bytes. What acts when it is loaded (threads, arena, …) is not here."""
     return {
         "model": model.info.sha256,
         "shapes": {name: shape.model_dump() for name, shape in model.info.shapes.items()},
         "recipe": recipe.as_json(),
         "calibration": calibration.sha256 if calibration is not None else None,
         "backend": {"name": backend, "version": version},
-        "options": {"graph_optimization": options.graph_optimization},
-        "host": host.build_identity(),
-        "code": _code_digest(),
+        "identity": engine.backend(backend).identity(options),
+        "code": _code_digest(backend),
     }
 
 
-def _code_digest() -> str:
+def _code_digest(backend: str) -> str:
     """Over this product's own code that writes graphs: an engine of an older version of it is not reused."""
-    sources = [*sorted((_ROOT / "precision").rglob("*.py")), Path(__file__), Path(__file__).with_name("onnxruntime.py")]
+    here = Path(__file__)
+    own = [here.with_name("onnxruntime.py")] if backend == "onnxruntime" else (here.parent / "tensorrt").glob("*.py")
+    sources = [*sorted((_ROOT / "precision").rglob("*.py")), here, *sorted(own)]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(str(source.relative_to(_ROOT)).encode() + b"\0" + source.read_bytes() + b"\0")
@@ -159,6 +163,7 @@ def _build(
     calibration: Dataset | None,
     backend: str,
     options: RuntimeOptions,
+    cache: Path | None,
     work_dir: Path,
     timeout: float,
     progress: Progress | None,
@@ -171,12 +176,25 @@ def _build(
     _fresh(engine_dir)
     prepared = precision.prepare(model, recipe, calibration, prepared_dir, timeout=timeout, progress=progress)
     left = max(1.0, timeout - (time.monotonic() - start))
-    main = compile_in_child(prepared.path, backend, options, engine_dir, timeout=left, progress=progress)
+    notes: list[str] = []
+    main = compile_in_child(
+        prepared.path,
+        backend,
+        options,
+        engine_dir,
+        timeout=left,
+        precision=recipe.precision,
+        shapes={name: shape.model_dump() for name, shape in model.info.shapes.items()},
+        cache=cache,
+        progress=progress,
+        notes=notes,
+    )
     facts = Facts(
         engine=[main.name, *sorted(path.name for path in engine_dir.iterdir() if path != main)],
         prepared=PREPARED,
         achieved_precision=prepared.proof,
         build_seconds=round(time.monotonic() - start, 3),
+        notes=notes,
     )
     return _Place(main, prepared.path, facts, _records(engine_dir, facts.engine))
 
@@ -188,9 +206,18 @@ def compile_in_child(
     out_dir: Path,
     *,
     timeout: float,
+    precision: str = "fp32",
+    shapes: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
+    notes: list[str] | None = None,
 ) -> Path:
-    """`Backend.build` where a crash costs nothing but the build. `timeout` in seconds.
+    """`Backend.build` where a crash costs nothing but the build.
+
+    Args:
+        timeout: seconds.
+        precision, shapes, cache: see `backend.BuildContext`.
+        notes: receives what the backend warns of.
 
     Raises:
         BuildError, BackendUnavailableError, OutOfMemoryError, StorageError: as the backend says.
@@ -201,19 +228,47 @@ def compile_in_child(
         "prepared": str(prepared.absolute()),
         "out_dir": str(out_dir.absolute()),
         "options": options.as_json(),
+        "precision": precision,
+        "shapes": dict(shapes or {}),
+        "cache": str(cache.absolute()) if cache else None,
     }
+    phase = ""
+
+    def told(text: str, share: float | None) -> None:
+        nonlocal phase
+        phase = text
+        if progress is not None:
+            progress(text, share)
+
     try:
         answer = process.call(
-            "trt_action.engine.worker:build", request, timeout=timeout, progress=progress, died=_BuildDiedError
+            "trt_action.engine.worker:build", request, timeout=timeout, progress=told, died=_BuildDiedError
         )
     except _BuildDiedError as error:
+        level = "`graph-optimization: basic`" if backend == "onnxruntime" else "`optimization-level: 2`"
         raise BuildError(
             f"The build by {backend} did not end well: {error.what}",
-            why=error.why,
+            why=_during(phase, error.why),
             fix="Raise `build-timeout` if it was too short; if the backend crashes on this model, try another "
-            "precision, `graph-optimization: basic`, or another version of it.",
+            f"precision, {level}, or another version of it.",
         ) from None
+    except OutOfMemoryError as error:
+        if not error.killed:
+            raise
+        smaller = "" if backend == "onnxruntime" else "a smaller `workspace`, "
+        raise OutOfMemoryError(
+            f"The build by {backend} was killed by the system, most likely because memory ran out.",
+            why=_during(phase, error.why),
+            fix=f"Give the runner more memory, or use a smaller maximum shape or batch, {smaller}or fewer parallel jobs; "
+            "`dmesg` on the host names the process that was killed.",
+        ) from None
+    if notes is not None:
+        notes += answer["notes"]
     return Path(answer["engine"])
+
+
+def _during(phase: str, why: str) -> str:
+    return f"It ended during: {phase}. {why}" if phase else why
 
 
 def _files(built: _Place) -> dict[str, Path]:

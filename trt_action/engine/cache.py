@@ -58,6 +58,7 @@ class Facts(BaseModel):
     prepared: FileName
     achieved_precision: AchievedPrecision
     build_seconds: float = Field(ge=0)
+    notes: list[str] = Field(default_factory=list)
 
 
 class EntryRecord(BaseModel):

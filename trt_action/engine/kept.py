@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from trt_action import files, process
+from trt_action import engine, files, process
 from trt_action.engine import cache as caches
-from trt_action.engine import onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.building import BuiltEngine, digest
 from trt_action.errors import BuildError, StorageError
@@ -60,23 +59,16 @@ def keep(
         BuildError: the copy does not load or run.
     """
     source = built.loadable.path
-    names = _names(built.loadable)
+    names = engine.backend(built.loadable.backend).files(source)
     for name in names:
         files.copy_atomic(source.with_name(name), folder / name)
     if feeds is not None:
         _record_selftest(replace(built.loadable, path=folder / names[0]), feeds, folder / SELFTEST)
     if evidence is not None:
         files.write_atomic(folder / EVIDENCE, without_series(evidence).model_dump_json(indent=1) + "\n")
-    kept = Kept(engine=built.record, model=model, options=asdict(built.loadable.options), files=names)
+    kept = Kept(engine=built.record, model=model, options=built.loadable.options.as_json(), files=names)
     files.write_atomic(folder / RECORD, kept.model_dump_json(indent=2) + "\n")
     return folder / names[0]
-
-
-def _names(loadable: Loadable) -> list[str]:
-    """The file that is loaded, then what it refers to. A plan is one file."""
-    own = loadable.path.name
-    referred = onnx_files.names(loadable.path) if loadable.backend == "onnxruntime" else []
-    return [own, *sorted(name for name in referred if name != own)]
 
 
 def _record_selftest(loadable: Loadable, feeds: Path, out: Path) -> None:
@@ -116,7 +108,7 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
         with open_regular(folder / RECORD, noun="record", wrong=BuildError) as file:
             text = file.read(MAX_RECORD_BYTES + 1)
         kept = Kept.model_validate_json(text)
-        options = RuntimeOptions(**kept.options)
+        options = RuntimeOptions.from_json(kept.options)
         if not kept.files or any(os.path.basename(name) != name or name in ("", "..") for name in kept.files):  # noqa: PTH119 - text, not a path yet
             raise ValueError("it names files outside its folder")
         records: Mapping[str, caches.FileRecord] = {name: caches.file_record(folder / name) for name in kept.files}
@@ -127,7 +119,8 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
     if digest(records, kept.files) != kept.engine.sha256:
         raise _damaged(folder, "its bytes are not those that were recorded")
     path = folder / kept.files[0]
-    return BuiltEngine(Loadable(kept.engine.backend, path, options, prepared=True), kept.engine, path), kept.model
+    loadable = Loadable(kept.engine.backend, path, options, prepared=True, sha256=kept.engine.sha256)
+    return BuiltEngine(loadable, kept.engine, path), kept.model
 
 
 def _damaged(folder: Path, why: str) -> BuildError:

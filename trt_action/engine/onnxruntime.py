@@ -1,7 +1,7 @@
-"""ONNX Runtime on the CPU: the backend that every host has, and the FP32 reference.
+"""ONNX Runtime: on the CPU the backend that every host has and the FP32 reference; on a GPU the framework baseline.
 
 An engine of this backend is the model as ONNX Runtime's graph optimiser leaves it, saved; it is loaded with the
-optimiser off, because it has been through it. Saved graphs hold layouts chosen for the CPU that built them.
+optimiser off, because it has been through it. Saved graphs hold layouts and fusions chosen for the device.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trt_action.engine import onnx_files, ort_words
-from trt_action.engine.backend import Loadable, RuntimeOptions, Session
+from trt_action.engine import cuda, onnx_files, ort_cuda, ort_words
+from trt_action.engine.backend import BuildContext, Loadable, RuntimeOptions, Session
+from trt_action.engine.ort_cuda_session import OnnxRuntimeCudaSession
 from trt_action.engine.ort_session import OnnxRuntimeSession, failures, tensors
 from trt_action.errors import (
     BackendUnavailableError,
@@ -42,23 +43,47 @@ LEVELS = {
 
 
 class OnnxRuntimeBackend:
-    """CPU execution provider; see `backend.Backend`."""
+    """CPU and CUDA execution provider; see `backend.Backend`."""
 
     name = NAME
 
     def version(self) -> str:
         return str(_library().__version__)
 
-    def check_precision(self, precision: str) -> None:
-        if precision not in PRECISIONS:
+    def check_precision(self, precision: str, options: RuntimeOptions | None = None) -> None:
+        on_gpu = options is not None and options.gpu is not None
+        known = ort_cuda.PRECISIONS if on_gpu else PRECISIONS
+        if precision not in known:
+            where = "CUDA" if on_gpu else "CPU"
             raise BackendUnavailableError(
-                f"The onnxruntime backend cannot run precision {quote(precision)}.",
-                why="ONNX Runtime's CPU kernels do not compute in it.",
-                fix=f"Use one of {', '.join(PRECISIONS)} with this backend; {precision} needs a GPU backend.",
+                f"The onnxruntime backend cannot run precision {quote(precision)} on the {'GPU' if on_gpu else 'CPU'}.",
+                why=f"ONNX Runtime's {where} kernels do not compute in it.",
+                fix=f"Use one of {', '.join(known)} with this backend; {precision} needs a GPU backend.",
             )
 
-    def build(self, prepared: Path, out_dir: Path, options: RuntimeOptions) -> Path:
-        """Optimise and save. The bytes depend on model, level, ONNX Runtime and the CPU's instruction set only."""
+    def check_host(self, options: RuntimeOptions, *, measures: bool) -> None:
+        """Every host has a CPU. A GPU is opened by the child that builds; here it is enough that it can be."""
+        if options.gpu is not None:
+            ort_cuda.check(_library())
+
+    def files(self, engine: Path) -> list[str]:
+        return [engine.name, *sorted(name for name in onnx_files.names(engine) if name != engine.name)]
+
+    def identity(self, options: RuntimeOptions) -> dict[str, Any]:
+        """The CPU's instruction sets and, for a GPU, which one: kernels and fusions follow them. TF32, graphs and the
+        driver act when the engine is loaded."""
+        from trt_action.engine import devices, host  # not in a worker: it brings the types of the evidence along
+
+        found = {"graph_optimization": options.graph_optimization, "host": host.build_identity()}
+        if options.gpu is None:
+            return found
+        gpu = devices.facts(options.gpu)
+        return {**found, "gpu": {"name": gpu.name, "capability": gpu.capability}}
+
+    def build(
+        self, prepared: Path, out_dir: Path, options: RuntimeOptions, context: BuildContext | None = None
+    ) -> Path:
+        """Optimise and save. The bytes depend on model, level, ONNX Runtime and `identity` only."""
         ort = _library()
         session_options = _session_options(ort, options, LEVELS[options.graph_optimization])
         session_options.optimized_model_filepath = str(out_dir / ENGINE)
@@ -68,7 +93,7 @@ class OnnxRuntimeBackend:
             session_options.add_session_config_entry(prefix + "file_name", ENGINE_DATA)
             session_options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
         try:
-            session = _create(ort, prepared, session_options, "build", (prepared, out_dir / ENGINE))
+            session = _create(ort, prepared, session_options, "build", (prepared, out_dir / ENGINE), options)
         except BuildError as error:
             raise _storage_or(error, prepared, out_dir) from None
         tensors(session.get_inputs(), "input")
@@ -78,31 +103,39 @@ class OnnxRuntimeBackend:
     def load(self, loadable: Loadable) -> Session:
         ort = _library()
         level = "disabled" if loadable.prepared else loadable.options.graph_optimization
-        session_options = _session_options(ort, loadable.options, LEVELS[level])
-        session = _create(ort, loadable.path, session_options, "load", (loadable.path,))
+        options = loadable.options
 
-        def profiled(folder: Path) -> Any:
-            """A second session: the timed one never has the profiler on."""
-            watched = _session_options(ort, loadable.options, LEVELS[level])
-            watched.enable_profiling = True
-            watched.profile_file_prefix = str(folder / "profile")
-            return _create(ort, loadable.path, watched, "load", (loadable.path,))
+        def opened(stream: int = 0, folder: Path | None = None) -> Any:
+            """With a folder: a session that writes its profile there, which the timed one never does."""
+            chosen = _session_options(ort, options, LEVELS[level])
+            if folder is not None:
+                chosen.enable_profiling = True
+                chosen.profile_file_prefix = str(folder / "profile")
+            return _create(ort, loadable.path, chosen, "load", (loadable.path,), options, stream)
 
-        return OnnxRuntimeSession(ort, session, profiled)
+        if options.gpu is not None:
+            ort_cuda.check(ort)
+            return OnnxRuntimeCudaSession(ort, cuda.cuda(options.gpu), options, opened)
+        return OnnxRuntimeSession(ort, opened(), lambda folder: opened(0, folder))
 
     def describe(self, options: RuntimeOptions) -> dict[str, Any]:
         ort = _library()
         return {
             "backend": NAME,
             "backend_version": str(ort.__version__),
-            "provider": PROVIDERS[0],
-            "device": "cpu",
+            "provider": PROVIDERS[0] if options.gpu is None else ort_cuda.PROVIDER,
+            "device": options.device,
+            **({} if options.gpu is None else _describe_cuda(options)),
             "threads": threads(options),
             "inter_op_threads": 1,
             "graph_optimization": options.graph_optimization,
             "memory_arena": options.memory_arena,
             "spinning": options.spinning,
         }
+
+
+def _describe_cuda(options: RuntimeOptions) -> dict[str, Any]:
+    return {"transfers": options.transfers, "provider_options": ort_cuda.provider_options(options, 0)}
 
 
 def threads(options: RuntimeOptions) -> int:
@@ -131,14 +164,31 @@ def _session_options(ort: Any, options: RuntimeOptions, level: str) -> Any:
     chosen.enable_cpu_mem_arena = options.memory_arena
     chosen.log_severity_level = 3  # errors
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    if options.gpu is not None:
+        chosen.add_session_config_entry(ort_cuda.ASSIGNMENT, "1")
     return chosen
 
 
-def _create(ort: Any, path: Path, options: Any, verb: str, paths: tuple[Path, ...]) -> Any:
+def _create(
+    ort: Any,
+    path: Path,
+    session_options: Any,
+    verb: str,
+    paths: tuple[Path, ...],
+    options: RuntimeOptions,
+    stream: int = 0,
+) -> Any:
+    providers: list[Any] = list(PROVIDERS)
+    if options.gpu is not None:
+        ort_cuda.preload()
+        providers.insert(0, (ort_cuda.PROVIDER, ort_cuda.provider_options(options, stream)))
     try:
-        return ort.InferenceSession(str(path), options, providers=PROVIDERS)
+        session = ort.InferenceSession(str(path), session_options, providers=providers)
     except failures(ort) as error:
-        raise _refusal(ort, error, path, verb, paths) from None
+        raise _refusal(ort, error, path, verb, paths, options) from None
+    if options.gpu is not None:
+        ort_cuda.verify(session, ort)
+    return session
 
 
 def _storage_or(error: TrtActionError, prepared: Path, out_dir: Path) -> TrtActionError:
@@ -158,12 +208,14 @@ def _storage_or(error: TrtActionError, prepared: Path, out_dir: Path) -> TrtActi
     )
 
 
-def _refusal(ort: Any, error: Exception, path: Path, verb: str, paths: tuple[Path, ...]) -> TrtActionError:
+def _refusal(
+    ort: Any, error: Exception, path: Path, verb: str, paths: tuple[Path, ...], options: RuntimeOptions
+) -> TrtActionError:
     words = ort_words.readable(error, paths)
     runtime = f"ONNX Runtime {ort.__version__}"
     if ort_words.is_out_of_memory(error):
         return OutOfMemoryError(f"{runtime} ran out of memory while it tried to {verb} {quote(path.name)}.", why=words)
-    if "bfloat16" in words or onnx_files.computes_in_bfloat16(path):
+    if options.gpu is None and ("bfloat16" in words or onnx_files.computes_in_bfloat16(path)):
         return BuildError(
             f"{runtime} cannot {verb} {quote(path.name)}: the model computes in bfloat16.",
             why=f"The CPU kernels do not. In its own words: {words}",
@@ -173,7 +225,8 @@ def _refusal(ort: Any, error: Exception, path: Path, verb: str, paths: tuple[Pat
         name, version, node = operator
         where = f" in node {quote(node)}" if node else ""
         return BuildError(
-            f"{runtime} has no CPU implementation of operator {quote(name)}{version}{where}.",
+            f"{runtime} has no {'CPU' if options.gpu is None else 'CUDA or CPU'} implementation of operator "
+            f"{quote(name)}{version}{where}.",
             why=f"In its own words: {words}",
             fix="Export the model to an opset and operators that ONNX Runtime supports "
             "(onnxruntime.ai/docs/reference/compatibility.html); custom operators are not loaded.",

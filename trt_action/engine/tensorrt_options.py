@@ -1,0 +1,44 @@
+"""What can be asked of TensorRT's builder and runtime. Plain data: crosses to child processes and into records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LOADING = frozenset({"workspace", "timing_cache"})
+"""Fields that decide how a plan comes about and not what it is: they stay out of the engine's cache key."""
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """One field per setting of the group; values as a person writes them.
+
+    `workspace` and `weight_streaming`: `auto`, a size (`4GB`) or a share (`80%`); `weight_streaming` also `none`.
+    `aux_streams` None leaves the number to TensorRT. `compute_capabilities` are TensorRT for RTX's targets (`8.9`);
+    empty = every GPU that it supports.
+    """
+
+    workspace: str = "auto"
+    optimization_level: int = 3
+    tiling: str = "none"  # none | fast | moderate | full
+    aux_streams: int | None = None
+    timing_iterations: int = 8
+    timing_cache: bool = True
+    version_compatible: str = "none"  # none | with-lean | without-lean
+    hardware_compatibility: str = "none"  # none | ampere-plus | same-compute-capability
+    weight_streaming: str = "none"
+    compute_capabilities: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> TensorRTOptions:
+        """The inverse of `as_json`; fields that an older record lacks have their default."""
+        return cls(**{**record, "compute_capabilities": tuple(record.get("compute_capabilities", ()))})
+
+    def of_the_plan(self) -> dict[str, Any]:
+        """What decides the plan's bytes, for the cache key. Of weight streaming, that it is possible at all."""
+        kept = {name: value for name, value in self.as_json().items() if name not in LOADING}
+        return {**kept, "weight_streaming": self.weight_streaming != "none"}
