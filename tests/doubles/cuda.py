@@ -11,9 +11,11 @@ was freed too early is found. Work of one's own (a kernel, an engine) goes on a 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,6 +198,10 @@ class FakeCuda:
         if first is None or last is None or first[0] != last[0]:
             raise failed("cudaEventElapsedTime", "cudaErrorInvalidResourceHandle", "not recorded on one stream")
         return last[1] - first[1]
+
+    def current(self) -> AbstractContextManager[None]:
+        self._note("current")
+        return contextlib.nullcontext()
 
     def capture(self, stream: int, work: Callable[[], None]) -> Graph:
         from trt_action.errors import BackendUnavailableError

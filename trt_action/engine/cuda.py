@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +94,9 @@ class Cuda(Protocol):
     def record(self, event: int, stream: int) -> None: ...
     def elapsed_ms(self, start: int, stop: int) -> float:
         """GPU time between two recorded events whose work is done."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """For another thread than the one that opened this GPU: in it, work and memory are of this GPU."""
 
     def capture(self, stream: int, work: Callable[[], None]) -> Graph:
         """What `work` enqueues on `stream`, not run but kept.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,11 @@ class CudaPython:
 
     def elapsed_ms(self, start: int, stop: int) -> float:
         return float(_check(runtime.cudaEventElapsedTime(start, stop), "cudaEventElapsedTime"))
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        _check(runtime.cudaSetDevice(self._device), "cudaSetDevice")
+        yield
 
     def capture(self, stream: int, work: Callable[[], None]) -> Graph:
         # Thread-local: other threads of this process may allocate meanwhile.

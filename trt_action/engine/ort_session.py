@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from trt_action import files
 from trt_action.engine import ort_words
-from trt_action.engine.backend import Array, Feeds, RawLayers, Tensor
+from trt_action.engine.backend import Array, DeviceTimes, Feeds, RawLayers, Tensor
 from trt_action.errors import BuildError, DataError, OutOfMemoryError, StorageError, TrtActionError
 from trt_action.inputs import quote, quote_all
 
@@ -62,11 +62,11 @@ class OnnxRuntimeSession:
 
     def bind(self, feeds: Feeds) -> None:
         self._check_open()
-        _check_feeds(self._inputs, feeds)
+        check_feeds(self._inputs, feeds)
         try:
             self._bind(feeds)
         except failures(self._ort) as error:
-            raise _inference_failed(self._ort, error) from None
+            raise inference_failed(self._ort, error) from None
 
     def _bind(self, feeds: Feeds) -> None:
         same_shapes = bool(self._buffers) and all(
@@ -86,7 +86,7 @@ class OnnxRuntimeSession:
         try:
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except failures(self._ort) as error:
-            raise _inference_failed(self._ort, error) from None
+            raise inference_failed(self._ort, error) from None
 
     def fetch(self) -> dict[str, Array]:
         self._check_open()
@@ -98,19 +98,16 @@ class OnnxRuntimeSession:
         if self._profiled is None:
             return None
         feeds = {name: value.numpy() for name, value in self._buffers.items()}
-        with files.work_folder() as folder:
-            session = self._profiled(folder)
-            watched = OnnxRuntimeSession(self._ort, session)
-            watched.bind(feeds)
-            for _ in range(PROFILE_WARMUP + iterations):
-                watched.run()
-            path = Path(session.end_profiling())
-            watched.close()
-            try:
-                document = path.read_text("utf-8", "replace")
-            except OSError as error:
-                raise StorageError(f"The profile of ONNX Runtime cannot be read: {error.strerror or error}.") from None
-        return RawLayers("onnxruntime-profiler", document, iterations)
+        open_profiled = self._profiled
+        return profile(lambda folder: OnnxRuntimeSession(self._ort, open_profiled(folder)), feeds, iterations)
+
+    def end_profiling(self) -> str:
+        """Path of the profile, for a session that was opened with one."""
+        return str(self._session.end_profiling())
+
+    def device_times(self, iterations: int) -> DeviceTimes | None:
+        """On the CPU, the wall clock says it all."""
+        return None
 
     def close(self) -> None:
         self._session = self._binding = None
@@ -132,12 +129,12 @@ class OnnxRuntimeSession:
     def _recover(self, error: Exception) -> None:
         """An output's shape changed with the values of the inputs: let the runtime allocate it anew, and run again."""
         if "output OrtValue provided" not in str(error):
-            raise _inference_failed(self._ort, error) from None
+            raise inference_failed(self._ort, error) from None
         self._bind_outputs()
         try:
             self._session.run_with_iobinding(self._binding)
         except failures(self._ort) as again:
-            raise _inference_failed(self._ort, again) from None
+            raise inference_failed(self._ort, again) from None
 
     def _bind_input(self, tensor: Tensor, array: Array) -> None:
         value = self._ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type)
@@ -154,6 +151,32 @@ class OnnxRuntimeSession:
             raise BuildError("An engine was used after it was closed.", fix="Please report this.")
 
 
+class Watched(Protocol):
+    """A session with ONNX Runtime's profiler on."""
+
+    @property
+    def run(self) -> Callable[[], None]: ...
+    def bind(self, feeds: Feeds) -> None: ...
+    def end_profiling(self) -> str: ...
+    def close(self) -> None: ...
+
+
+def profile(opened: Callable[[Path], Watched], feeds: Feeds, iterations: int) -> RawLayers:
+    """What the profiler says about `iterations` inferences of a session that `opened` makes, profiling into a folder."""
+    with files.work_folder() as folder:
+        watched = opened(folder)
+        watched.bind(feeds)
+        for _ in range(PROFILE_WARMUP + iterations):
+            watched.run()
+        path = Path(watched.end_profiling())
+        watched.close()
+        try:
+            document = path.read_text("utf-8", "replace")
+        except OSError as error:
+            raise StorageError(f"The profile of ONNX Runtime cannot be read: {error.strerror or error}.") from None
+    return RawLayers("onnxruntime-profiler", document, iterations)
+
+
 def failures(ort: Any) -> tuple[type[Exception], ...]:
     """Every exception that the library raises: its own classes have no common base of their own."""
     state = ort.capi.onnxruntime_pybind11_state
@@ -161,7 +184,7 @@ def failures(ort: Any) -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError, MemoryError, UnicodeDecodeError)
 
 
-def _inference_failed(ort: Any, error: Exception) -> TrtActionError:
+def inference_failed(ort: Any, error: Exception) -> TrtActionError:
     words = ort_words.readable(error).removeprefix("Error in execution: ")
     if ort_words.is_out_of_memory(error):
         return OutOfMemoryError(f"ONNX Runtime {ort.__version__} ran out of memory during an inference.", why=words)
@@ -193,7 +216,7 @@ def _dimension(dim: object) -> int | str | None:
     return dim if isinstance(dim, int) else str(dim) if dim else None
 
 
-def _check_feeds(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:
+def check_feeds(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:
     known = {tensor.name for tensor in inputs}
     if missing := known - feeds.keys():
         raise DataError(f"No data for input {quote_all(sorted(missing))}.", fix="Give every input of the model.")

@@ -19,7 +19,13 @@ _UNSUPPORTED = (
     re.compile(r"No Op registered for (?P<op>[\w.:]+) with domain_version of (?P<version>\d+)"),
     re.compile(r"(?P<op>[\w.:]+)\((?P<version>-?\d+)\) is not a registered function/op"),
 )
-_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "Failed to allocate memory",
+    "bad allocation",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def readable(error: BaseException, paths: Iterable[Path] = ()) -> str:

@@ -49,7 +49,8 @@ def first_load(
     """What a process sees that loads the engine and runs ten inferences.
 
     Memory: peak resident bytes, and how much of them came with the engine (the peak minus what was resident with the
-    backend's library and the inputs loaded; both are read outside the timed parts). Cold start: milliseconds from the
+    backend's library and the inputs loaded; both are read outside the timed parts). On a GPU also what its memory in use
+    grew by: engine, buffers, workspaces, and code that CUDA loads with them. Cold start: milliseconds from the
     engine file to a ready session, and of the first inference, with the backend's library loaded and the file in the
     system's cache (it is read once before).
     """
@@ -59,7 +60,11 @@ def first_load(
         answer = worker.ask("first_load")
     peak = answer["peak"]
     return (
-        Memory(host_peak_bytes=peak, host_engine_bytes=max(peak - answer["before"], 0)),
+        Memory(
+            host_peak_bytes=peak,
+            host_engine_bytes=max(peak - answer["before"], 0),
+            device_peak_bytes=None if (grown := answer["device_peak"]) is None else max(grown, 0),
+        ),
         ColdStart(load_ms=answer["load_ms"], first_inference_ms=answer["first_inference_ms"]),
     )
 

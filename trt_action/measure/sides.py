@@ -35,6 +35,9 @@ class Warmup:
     not_finite: dict[str, int]
     """Elements by output that were NaN or infinite after the first inference already."""
 
+    notes: tuple[str, ...] = ()
+    """What the engine's session says that readers of its times must know."""
+
 
 class Worker:
     """One engine in one fresh process. A context manager: leaving it ends the process.
@@ -66,7 +69,9 @@ class Worker:
     def load(self, *, min_warmup: float = MIN_WARMUP, max_warmup: float = MAX_WARMUP) -> Warmup:
         """Load the engine (again) and warm up; seconds."""
         answer = self.ask("load", min_warmup_ns=int(min_warmup * 1e9), max_warmup_ns=int(max_warmup * 1e9))
-        return Warmup(answer["warmup_iterations"], answer["warmup_stable"], answer["not_finite"])
+        return Warmup(
+            answer["warmup_iterations"], answer["warmup_stable"], answer["not_finite"], tuple(answer["notes"])
+        )
 
     def reload(self) -> None:
         """Check the outputs, close the session, load the engine again in the same process, warm up."""

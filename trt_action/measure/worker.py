@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from trt_action import arrays, engine
+from trt_action.engine import device
 from trt_action.engine.backend import Array, Backend, Loadable, Session
 from trt_action.errors import MeasureError
 from trt_action.inputs import quote
@@ -29,6 +30,10 @@ WINDOW_NS = 10_000_000
 AGREEMENT = 0.02
 MIN_WARMUP_ITERATIONS = 10
 MIN_WARMUP_NS = 50_000_000
+MAX_EVENTS = 66
+"""Iterations of the longest block of a comparison (measure/duet.py)."""
+
+EVENTS_AT_ONCE = 32
 
 
 def main(channel: Channel) -> None:
@@ -81,15 +86,22 @@ class Worker:
         gc.collect()
         gc.freeze()
         iterations, stable = warm_up(session.run, min_warmup_ns, max_warmup_ns)
+        session.device_times(min(MAX_EVENTS, iterations))  # makes the events that `block` will need
         return {
             "warmup_iterations": iterations + 1,
             "warmup_stable": stable,
             "not_finite": {name: bad for name, (bad, _) in self._first.items() if bad},
+            "notes": device.notes(session),
         }
 
     def block(self, iterations: int) -> Message:
-        """Wall time of each iteration, and CPU time of all but the first (ns)."""
-        run = self._ready().run
+        """Wall time of each iteration, and CPU time of all but the first (ns); on a GPU, the time between CUDA events
+        around the computing."""
+        session = self._ready()
+        if self._loadable.options.gpu is not None and (times := session.device_times(iterations)) is not None:
+            check_clock(times.wall_ns)
+            return {"wall_ns": times.wall_ns, "cpu_ns": sum(times.compute_ns[1:])}
+        run = session.run
         wall = [0] * iterations
         timed_loop(run, wall, 0, 1)
         cpu_start = self._cpu_clock()
@@ -108,6 +120,19 @@ class Worker:
         check_clock(wall)
         return {"wall_ns": wall, "seconds": elapsed / 1e9, "rewarmed": rewarmed}
 
+    def device(self, seconds: float, min_iterations: int) -> Message:
+        """Times as trtexec takes them (`backend.DeviceTimes`) for about `seconds`; empty lists on the CPU."""
+        session = self._ready()
+        found: dict[str, list[int]] = {name: [] for name in ("h2d", "compute", "d2h", "enqueue", "wall")}
+        deadline = time.perf_counter_ns() + int(seconds * 1e9)
+        while time.perf_counter_ns() < deadline or len(found["wall"]) < min_iterations:
+            times = session.device_times(EVENTS_AT_ONCE)
+            if times is None:
+                break
+            for name, values in found.items():
+                values += getattr(times, f"{name}_ns")
+        return dict(found)
+
     def throughput(self, concurrency: int, seconds: float) -> Message:
         """Closed loop: every thread has its own session and sends its next request when the last one returned."""
         sessions = [self._ready()]
@@ -117,7 +142,7 @@ class Worker:
                 sessions.append(session)
                 session.bind(self._feeds)
                 warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
-            requests, elapsed = _closed_loop([session.run for session in sessions], seconds)
+            requests, elapsed = _closed_loop(sessions, seconds)
         finally:
             for session in sessions[1:]:
                 session.close()
@@ -148,6 +173,7 @@ class Worker:
         """Milliseconds from the engine file to a ready session and of the first inference; resident memory before,
         and its peak after ten inferences (bytes)."""
         gc.collect()
+        gpu = self._device_memory()
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak to the present size
         before = _status_bytes("VmRSS")
@@ -167,7 +193,19 @@ class Worker:
             "first_inference_ms": (end - bound) / 1e6,
             "before": before,
             "peak": _status_bytes("VmHWM"),
+            "device_peak": self._device_memory(since=gpu),
         }
+
+    def _device_memory(self, since: int | None = None) -> int | None:
+        """Bytes of the GPU's memory in use; with `since`, how many more than then. Read when nothing is timed: after the
+        inferences, for an arena gives nothing back and so stands at its peak. None on the CPU."""
+        number = self._loadable.options.gpu
+        if number is None:
+            return None
+        from trt_action.engine.cuda import cuda
+
+        free, total = cuda(number).memory()
+        return total - free - (since or 0)
 
     def close(self) -> None:
         """Free the engine, so that a reload starts from nothing."""
@@ -256,34 +294,37 @@ def _run_for(run: Callable[[], None], nanoseconds: int) -> int:
     return count
 
 
-def _closed_loop(runs: list[Callable[[], None]], seconds: float) -> tuple[int, float]:
+def _closed_loop(sessions: list[Session], seconds: float) -> tuple[int, float]:
     """Completed calls of all threads, and the time from the common start to the last completion (s)."""
-    counts = [0] * len(runs)
-    ends = [0.0] * len(runs)
+    counts = [0] * len(sessions)
+    ends = [0.0] * len(sessions)
     failures: list[BaseException] = []
-    barrier = threading.Barrier(len(runs) + 1)
+    barrier = threading.Barrier(len(sessions) + 1)
 
     def drive(index: int) -> None:
-        run = runs[index]
-        barrier.wait()
-        deadline = time.perf_counter() + seconds
+        run = sessions[index].run
         try:
-            while time.perf_counter() < deadline or counts[index] == 0:
-                run()
-                counts[index] += 1
+            with device.current(sessions[index]):
+                barrier.wait()
+                deadline = time.perf_counter() + seconds
+                while time.perf_counter() < deadline or counts[index] == 0:
+                    run()
+                    counts[index] += 1
         except Exception as error:  # noqa: BLE001 - a thread's boundary: raised again in the main thread
             failures.append(error)
+            barrier.abort()  # who waits for this thread waits no longer
         ends[index] = time.perf_counter()
 
-    threads = [threading.Thread(target=drive, args=(index,)) for index in range(len(runs))]
+    threads = [threading.Thread(target=drive, args=(index,)) for index in range(len(sessions))]
     for thread in threads:
         thread.start()
-    barrier.wait()
+    with suppress(threading.BrokenBarrierError):
+        barrier.wait()
     begin = time.perf_counter()
     for thread in threads:
         thread.join()
     if failures:
-        raise failures[0]
+        raise next((error for error in failures if not isinstance(error, threading.BrokenBarrierError)), failures[0])
     return sum(counts), max(ends) - begin
 
 
