@@ -24,12 +24,14 @@ STORY = [
     "accuracy",
     "judge",
     "report",
+    "serve",
     "publish",
     "github",
 ]
 GROUND = {
     "errors",
     "evidence",
+    "gpu_records",
     "layer_records",
     "records",
     "process",

@@ -1,0 +1,179 @@
+"""Greedy batching: whatever waits when an engine is free goes into the next run, up to the engine's largest batch.
+
+Nobody waits for a batch to fill: with one request at a time there is no delay, and under load batches form by
+themselves while the engine is busy. Everything here runs on the event loop but the runs themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from trt_action.engine.backend import Array
+from trt_action.serve import refusal
+from trt_action.serve.engines import EngineThread
+from trt_action.serve.execution import Executed, Infer, execute
+from trt_action.serve.refusal import RefusedError
+from trt_action.serve.stats import Stats
+
+SWEEP_SECONDS = 0.05
+"""How often waiting requests are looked through for those whose time is over."""
+
+
+Engine = tuple[EngineThread, Infer]
+
+
+class Call:
+    """One request on its way through an engine. Times are `time.perf_counter_ns`."""
+
+    __slots__ = (
+        "arrived", "batch", "computed", "deadline", "error", "feeds", "future", "gone", "kind", "merged", "outputs",
+        "queued", "rows", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        feeds: Mapping[str, Array],
+        rows: int,
+        *,
+        arrived: int,
+        deadline: float = float("inf"),
+        gone: Callable[[], bool] | None = None,
+    ) -> None:
+        self.feeds = feeds
+        self.rows = rows
+        self.kind: tuple[tuple[int, ...], ...] = tuple(array.shape[1:] for array in feeds.values())
+        self.arrived = arrived
+        self.deadline = deadline
+        self.gone = gone
+        self.queued = self.started = self.merged = self.computed = 0
+        self.batch = 0
+        self.outputs: dict[str, Array] = {}
+        self.error: RefusedError | None = None
+        self.future: asyncio.Future[None] | None = None
+
+    def over(self, now: float) -> RefusedError | None:
+        """Why it need not be computed any more: nobody waits for it."""
+        if self.gone is not None and self.gone():
+            return RefusedError(499, "The client went away.", "cancelled")
+        return refusal.expired() if now > self.deadline else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`rows`: of one run. `pad_to`: rows that every run has (a fixed batch); None = as many as there are."""
+
+    rows: int = 1
+    pad_to: int | None = None
+    queue: int = 256
+    inline_ns: int = 0
+    """An engine whose runs are shorter runs on the event loop itself while nothing else is to do (0 = never)."""
+
+
+class Batcher:
+    """The queue of one loaded version and the engines that empty it."""
+
+    def __init__(self, engines: Sequence[Engine], limits: Limits, stats: Stats) -> None:
+        self._limits = limits
+        self._stats = stats
+        self.engines = len(engines)
+        self._idle = list(engines)
+        self._queue: deque[Call] = deque()
+        self._scheduled = False
+        self._sweeping = False
+        self._usual_ns = 1 << 62
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def run(self, call: Call, *, alone: bool = False) -> None:
+        """Wait until `call` has its outputs.
+
+        Args:
+            alone: no other request is on its way, so nothing could be batched with it.
+
+        Raises:
+            RefusedError: the queue is full, its time is over, or the engine failed on it.
+        """
+        call.queued = time.perf_counter_ns()
+        if alone and self._idle and not self._queue and self._usual_ns < self._limits.inline_ns:
+            self._count(execute(self._idle[-1][1], (call,), self._limits.pad_to))
+        else:
+            await self._wait_in_line(call)
+        if call.error is not None:
+            raise call.error
+
+    def _wait_in_line(self, call: Call) -> asyncio.Future[None]:
+        if len(self._queue) >= self._limits.queue:
+            raise refusal.overloaded(f"{len(self._queue)} requests are waiting already.")
+        loop = asyncio.get_running_loop()
+        future = call.future = loop.create_future()
+        self._queue.append(call)
+        if self._idle and not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._dispatch, loop)  # after everything that came in with the same turn of the loop
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        return future
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        while self._idle and (batch := self._take()):
+            engine = self._idle.pop()
+            engine[0].post(partial(self._work, loop, engine, batch))
+
+    def _take(self) -> list[Call]:
+        """The oldest request and the others that fit into one run with it, in order."""
+        now = time.monotonic()
+        batch: list[Call] = []
+        rows = 0
+        left: deque[Call] = deque()
+        for call in self._queue:
+            if over := call.over(now):
+                _finish(call, over)
+            elif not batch or (call.kind == batch[0].kind and rows + call.rows <= self._limits.rows):
+                batch.append(call)
+                rows += call.rows
+            else:
+                left.append(call)
+        self._queue = left
+        return batch
+
+    def _work(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call]) -> None:
+        """On the engine's thread."""
+        done = execute(engine[1], batch, self._limits.pad_to)
+        loop.call_soon_threadsafe(self._done, loop, engine, batch, done)
+
+    def _done(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
+        self._idle.append(engine)
+        self._count(done)
+        for call in batch:
+            _finish(call, call.error)
+        if self._queue:
+            self._dispatch(loop)
+
+    def _count(self, done: list[Executed]) -> None:
+        for rows, input_ns, infer_ns, output_ns in done:
+            self._stats.executed(rows, input_ns, infer_ns, output_ns)
+            self._usual_ns = infer_ns if self._usual_ns == 1 << 62 else (7 * self._usual_ns + infer_ns) // 8
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = time.monotonic()
+        for call in [call for call in self._queue if call.over(now)]:
+            self._queue.remove(call)
+            _finish(call, call.over(now))
+        self._sweeping = bool(self._queue)
+        if self._sweeping:
+            loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+def _finish(call: Call, error: RefusedError | None) -> None:
+    call.error = error
+    if call.future is not None and not call.future.done():
+        call.future.set_result(None)

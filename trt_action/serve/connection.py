@@ -1,0 +1,137 @@
+"""What one connection may cost: size of the head, time for head and body, number of connections. uvicorn reads and
+writes HTTP; what it leaves open is bounded here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from trt_action.serve.app import CONNECTION
+from trt_action.serve.flags import Options
+
+LINGER_SECONDS = 1.0
+"""How long an idle connection is kept after the server began to stop: a request that is on its way still gets its
+answer (and `Connection: close`)."""
+
+PROGRESS_BYTES = 1_000_000
+SWEEP_SECONDS = 0.25
+NEVER = float("inf")
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with limits. `options` is set once, before the first connection."""
+
+    options: ClassVar[Options]
+    refused: ClassVar[int] = 0
+    """Connections that were closed for a limit."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.until = time.monotonic() + self.options.read_timeout
+        self._head_bytes = 0
+        self._in_head = True
+        self._progress = 0
+        self._last = False
+        self._refused = False
+        self._unsent = (0, NEVER)
+        super().connection_made(transport)
+        if len(self.connections) > self.options.max_connections:
+            self._close(HTTPStatus.SERVICE_UNAVAILABLE, b"retry-after: 1\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self.until == NEVER:
+                self.until = time.monotonic() + self.options.read_timeout
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self.options.max_header_bytes and not self.transport.is_closing():
+            self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
+        self._in_head = True
+        self._head_bytes = min(self._head_bytes, 65_536)
+        self.until = time.monotonic() + self.options.read_timeout
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._progress = 0
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.options.max_header_bytes:
+            self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        super().on_headers_complete()
+        if self._last:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        if self._refused:
+            return
+        self._progress += len(body)
+        if self._progress >= PROGRESS_BYTES:
+            self._progress = 0
+            self.until = time.monotonic() + self.options.read_timeout
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._refused:
+            return
+        self.until = NEVER
+        self._in_head = True
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server stops: the answer in work is the last one, or the request that is about to arrive."""
+        self._last = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.until = min(self.until, time.monotonic() + LINGER_SECONDS)
+        else:
+            self.cycle.keep_alive = False
+
+    def gone(self) -> bool:
+        """The client has hung up."""
+        return self.transport.is_closing()
+
+    def is_only_one(self) -> bool:
+        """No other request is being read or computed in this process."""
+        return len(self.tasks) == 1
+
+    def check(self, now: float) -> None:
+        """Close if the client has used up its time: for a request, or for reading its answer."""
+        waiting = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        if now > self.until and waiting:
+            self._close(None if self._in_head and not self._head_bytes else HTTPStatus.REQUEST_TIMEOUT)
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent[0]:
+            self._unsent = (unsent, now + self.options.read_timeout if unsent else NEVER)
+        elif now > self._unsent[1]:
+            self.transport.abort()
+
+    def _close(self, status: HTTPStatus | None, header: bytes = b"") -> None:
+        """Close, with a bare answer if there is one to give."""
+        self._refused = True
+        if self.transport.is_closing():
+            return
+        started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if status is not None and not started:
+            Connection.refused += 1
+            line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+            self.transport.write(line + header + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+async def sweep(connections: Iterable[Any]) -> None:
+    """Check every connection, for ever. One timer for all of them costs less than one for each."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        now = time.monotonic()
+        for connection in list(connections):
+            connection.check(now)

@@ -1,0 +1,110 @@
+"""A loaded version of a model: what it takes and gives, its queue, its counters, and an end that waits for its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trt_action.serve.batching import Batcher, Call, Limits
+from trt_action.serve.folder import Served
+from trt_action.serve.stats import Stats
+from trt_action.serve.tensors import Port
+
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "tensorrt-lean": "tensorrt_plan"}
+"""Triton's names of platforms, which clients know; every other backend keeps its own name."""
+
+
+class Model:
+    """One version, loaded. Requests hold it while they run, so a swap never changes it under them."""
+
+    def __init__(
+        self,
+        served: Served,
+        inputs: Mapping[str, Port],
+        outputs: Mapping[str, Port],
+        batcher: Batcher,
+        stats: Stats,
+        limits: Limits,
+        *,
+        close: Callable[[], None],
+    ) -> None:
+        self.served = served
+        self.name = served.place.model
+        self.version = served.place.version
+        self.inputs = inputs
+        self.outputs = outputs
+        self.batcher = batcher
+        self.stats = stats
+        self.limits = limits
+        self.in_flight = 0
+        self._close = close
+        self._empty = asyncio.Event()
+
+    async def infer(self, call: Call, *, alone: bool = False) -> None:
+        """Run `call`; its outputs and times are in it afterwards.
+
+        Raises:
+            RefusedError: overload, a deadline, or the engine failed on this request.
+        """
+        self.in_flight += 1
+        try:
+            await self.batcher.run(call, alone=alone and self.in_flight == 1)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._empty.set()
+
+    def call(
+        self, feeds: Mapping[str, Any], *, arrived: int, timeout: float, gone: Callable[[], bool] | None = None
+    ) -> Call:
+        """A request for this model. `timeout`: seconds from now."""
+        first = next(iter(feeds.values()), None)
+        rows = int(first.shape[0]) if self.limits.rows > 1 and first is not None and first.ndim else 1
+        return Call(feeds, rows, arrived=arrived, deadline=time.monotonic() + timeout, gone=gone)
+
+    async def retire(self) -> None:
+        """Wait for the requests in flight, then free the engines."""
+        while self.in_flight:
+            self._empty.clear()
+            await self._empty.wait()
+        await asyncio.to_thread(self._close)
+
+    def metadata(self) -> dict[str, Any]:
+        """As the protocol's model metadata."""
+        backend = str(self.served.engine.get("backend"))
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": PLATFORMS.get(backend, backend),
+            "inputs": [port.metadata() for port in self.inputs.values()],
+            "outputs": [port.metadata() for port in self.outputs.values()],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """As Triton's model configuration, the parts that have a meaning here. `max_batch_size` is 0 for a model that
+        is not batched: then `dims` hold all axes."""
+        batched = self.limits.rows > 1 and self.limits.pad_to is None
+        backend = str(self.served.engine.get("backend"))
+
+        def tensor(port: Port) -> dict[str, Any]:
+            dims = list(port.shape[1:] if batched else port.shape)
+            return {"name": port.name, "data_type": _config_type(port.datatype), "dims": dims}
+
+        return {
+            "name": self.name,
+            "platform": PLATFORMS.get(backend, backend),
+            "backend": backend,
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": self.limits.rows if batched else 0,
+            "input": [tensor(port) for port in self.inputs.values()],
+            "output": [tensor(port) for port in self.outputs.values()],
+            "instance_group": [{"name": self.name, "count": self.batcher.engines, "kind": "KIND_AUTO"}],
+            **({"dynamic_batching": {}} if batched else {}),
+        }
+
+
+def _config_type(datatype: str) -> str:
+    """Triton's configuration calls BYTES a string."""
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"

@@ -1,0 +1,190 @@
+"""The process: listens, loads, watches, and on SIGTERM ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from trt_action.errors import SettingsError, TrtActionError
+from trt_action.inputs import open_regular, quote
+from trt_action.serve import connection
+from trt_action.serve.app import App
+from trt_action.serve.connection import Connection
+from trt_action.serve.flags import ENVIRONMENT, Options
+from trt_action.serve.log import Log
+from trt_action.serve.repository import Repository
+
+MAX_TOKEN_BYTES = 10_000
+BACKLOG = 2_048
+
+
+def run(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT; returns after the requests in flight are answered.
+
+    Raises:
+        SettingsError: the address cannot be listened on, or a file of token or TLS is not usable.
+        TrtActionError: an engine may not or cannot be served here.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(options))
+
+
+async def _serve(options: Options) -> None:
+    log = Log(options.access_log)
+    repository = Repository(options, log.say)
+    app = App(repository, options, log, _token(options))
+    listener = _listen(options)
+    server = _server(app, options)
+    stopping = Stopping(app, server, options, log)
+    stopping.listen()
+    host, port = listener.getsockname()[:2]
+    log.say(f"Listening on {'https' if options.tls_key else 'http'}://{host}:{port}")
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    chores = [asyncio.create_task(connection.sweep(server.server_state.connections))]
+    failure: TrtActionError | None = None
+    try:
+        await _first(asyncio.create_task(repository.start()), serving)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: later collections need not look at it
+        if repository.ready:
+            log.say("Ready.")
+        if options.model_control_mode == "poll":
+            chores.append(asyncio.create_task(repository.watch()))
+    except TrtActionError as error:
+        failure = error
+        server.should_exit = True
+    await serving
+    for chore in chores:
+        chore.cancel()
+    await asyncio.gather(*chores, return_exceptions=True)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(repository.close(), timeout=options.drain_seconds)
+    log.flush()
+    if failure is not None:
+        raise failure
+    log.say("Stopped.")
+
+
+async def _first(loading: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
+    """Wait for the models, unless the server is told to stop before."""
+    await asyncio.wait({loading, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+    else:
+        loading.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: `Stopping` has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Stopping:
+    """SIGTERM and SIGINT: readiness says no, requests are still taken for `drain_delay`, then nothing new is taken and
+    the rest is finished. A second signal ends at once."""
+
+    def __init__(self, app: App, server: uvicorn.Server, options: Options, log: Log) -> None:
+        self._app = app
+        self._server = server
+        self._options = options
+        self._log = log
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+
+    def _stop(self, number: int) -> None:
+        if self._app.draining:
+            self._server.force_exit = self._server.should_exit = True
+            return
+        self._app.draining = True
+        self._log.say(f"{signal.Signals(number).name}: finishing {self._app.in_flight} requests.")
+        asyncio.get_running_loop().call_later(self._options.drain_delay, self._close)
+
+    def _close(self) -> None:
+        self._server.should_exit = True
+
+
+def _server(app: App, options: Options) -> uvicorn.Server:
+    Connection.options = options
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # `log` tells what happens, in one form
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        loop="none",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=options.idle_timeout,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=options.drain_seconds,  # type: ignore[arg-type]
+    )
+    config.load()
+    config.ssl = _tls(options)
+    return _Server(config)
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    if not options.tls_key:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_certificate, options.tls_key, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"TLS cannot be set up with {quote(options.tls_certificate)} and {quote(options.tls_key)}: {error}.",
+            fix="Give a certificate chain and its unencrypted key as PEM files that this user may read.",
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _token(options: Options) -> bytes | None:
+    """From the file or the environment; only its bytes are kept, and never shown."""
+    if options.token_file:
+        with open_regular(Path(options.token_file), noun="token file", wrong=SettingsError) as file:
+            token, where = file.read(MAX_TOKEN_BYTES + 1).strip(), "--token-file"
+    else:
+        text = os.environ.get(ENVIRONMENT + "TOKEN")
+        if text is None:
+            return None
+        token, where = text.strip().encode(), ENVIRONMENT + "TOKEN"
+    if not token or len(token) > MAX_TOKEN_BYTES:
+        raise SettingsError(f"The token of {where} is empty or too long.", fix="Put one line of text there.")
+    return token
+
+
+def _listen(options: Options) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"Port {options.port} of {quote(options.host)} cannot be listened on: {error.strerror or error}.",
+            fix="Stop what listens there, or choose another --port (0 = any free one).",
+        ) from None
+    listener.setblocking(False)
+    return listener
