@@ -1,0 +1,305 @@
+"""A loaded plan: inputs copied once, `run` as bare as Python allows, on a stream of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from trt_action.engine.backend import Array, DeviceTimes, Feeds, RawLayers, RuntimeOptions, Tensor, numpy_dtype
+from trt_action.engine.cuda import Cuda, Graph
+from trt_action.engine.device import Buffer, Steps, Timeline
+from trt_action.engine.ort_session import check_feeds
+from trt_action.engine.tensorrt import causes, loading, profiling
+from trt_action.engine.tensorrt.causes import Situation
+from trt_action.engine.tensorrt.loading import Opened
+from trt_action.engine.tensorrt.outputs import Growing, allocator
+from trt_action.errors import BuildError, DataError
+from trt_action.inputs import quote, quote_all
+
+DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+"""TensorRT's names of the types that an input or output can have here, by numpy's."""
+
+
+class TensorRTSession:
+    """See `backend.Session`. With `transfers`, `run` is: copy inputs from page-locked memory, compute, copy outputs there,
+    wait; without, inputs are on the device already and outputs stay there until `fetch`.
+
+    A CUDA graph holds the computing only, as trtexec's does; TensorRT for RTX captures it itself.
+    """
+
+    run: Callable[[], None]
+    concurrent = False
+
+    def __init__(self, trt: Any, gpu: Cuda, opened: Opened, options: RuntimeOptions, situation: Situation) -> None:
+        self._trt, self._gpu, self._options, self._situation = trt, gpu, options, situation
+        self._opened: Opened | None = opened
+        engine = opened.engine
+        self._inputs, self._outputs = _tensors(trt, engine)
+        self._context = loading.new_context(opened, situation)
+        self._own_graph = options.cuda_graph and opened.runtime_config is None
+        self._resources = contextlib.ExitStack()
+        self._bound = contextlib.ExitStack()
+        self._stream = gpu.stream()
+        self._resources.callback(gpu.destroy_stream, self._stream)
+        self._timeline = Timeline(gpu, self._stream)
+        self._resources.callback(self._timeline.close)
+        self._in: dict[str, Buffer] = {}
+        self._sizes: dict[str, Array] = {}
+        self._out: dict[str, Buffer] = {}
+        self._growing: dict[str, Growing] = {}
+        self._allocators: list[Any] = []
+        self._steps = Steps(_nothing, _unready, _nothing)
+        self._upload: Callable[[], None] = _nothing
+        self._download: Callable[[], None] = _nothing
+        self.run = self._make_run()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self._outputs
+
+    def bind(self, feeds: Feeds) -> None:
+        self._check_open()
+        check_feeds(self._inputs, feeds)
+        if not self._fits(feeds):
+            self._rebind(feeds)
+        for name, buffer in self._in.items():
+            buffer.host[...] = feeds[name]
+        self._upload()
+        self._gpu.synchronize(self._stream)
+
+    def fetch(self) -> dict[str, Array]:
+        self._check_open()
+        if not self._options.transfers:
+            self._download()
+            self._gpu.synchronize(self._stream)
+        return {tensor.name: np.array(self._host(tensor.name)) for tensor in self._outputs}
+
+    def device_times(self, iterations: int) -> DeviceTimes | None:
+        self._check_open()
+        return self._timeline.times(
+            self._steps, iterations, transfers=self._options.transfers, asynchronous=not self._growing
+        )
+
+    def layers(self, iterations: int) -> RawLayers | None:
+        """In a context of its own: the one that is timed never has a profiler."""
+        opened = self._check_open()
+        context = loading.new_context(opened, self._situation)
+        for name in self._sizes.keys() | self._in.keys():
+            context.set_input_shape(name, self._bound_input(name).shape)
+        self._set_addresses(context)
+        document = profiling.inspect(self._trt, opened.engine, context)
+
+        def infer() -> None:
+            self._execute(context)
+            self._gpu.synchronize(self._stream)
+
+        return RawLayers(
+            "tensorrt-inspector", document, iterations, profiling.runs(self._trt, context, infer, iterations)
+        )
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make this session's GPU current in another thread (`device.current`)."""
+        return self._gpu.current()
+
+    def compiled(self) -> bytes:
+        """What TensorRT for RTX has compiled so far, to be kept beside the plan; empty for TensorRT."""
+        return loading.compiled(self._check_open())
+
+    def close(self) -> None:
+        """Children before parents: TensorRT's objects use what they were made from until they are gone."""
+        if self._opened is None:
+            return
+        self._gpu.synchronize(self._stream)
+        opened, self._opened = self._opened, None
+        self._steps.upload, self._steps.compute, self._steps.download = _nothing, _unready, _nothing
+        self._release()
+        self._context = None
+        self._allocators = []
+        opened.runtime_cache = opened.runtime_config = None
+        opened.engine = None
+        opened.runtime = None
+        self._resources.close()
+
+    def _make_run(self) -> Callable[[], None]:
+        """A closure: nothing is looked up in a timed loop but the steps."""
+        steps, synchronize, stream = self._steps, self._gpu.synchronize, self._stream
+
+        def with_transfers() -> None:
+            steps.upload()
+            steps.compute()
+            steps.download()
+            synchronize(stream)
+
+        def without() -> None:
+            steps.compute()
+            synchronize(stream)
+
+        return with_transfers if self._options.transfers else without
+
+    def _fits(self, feeds: Feeds) -> bool:
+        """Same shapes, and the same values where values are sizes: all buffers can stay."""
+        if not self._in and not self._sizes:
+            return False
+        return all(buffer.host.shape == feeds[name].shape for name, buffer in self._in.items()) and all(
+            np.array_equal(array, feeds[name]) for name, array in self._sizes.items()
+        )
+
+    def _rebind(self, feeds: Feeds) -> None:
+        self._release()
+        engine, context, trt = self._check_open().engine, self._context, self._trt
+        for tensor in self._inputs:
+            array = np.ascontiguousarray(feeds[tensor.name])
+            if engine.get_tensor_location(tensor.name) == trt.TensorLocation.HOST:
+                self._sizes[tensor.name] = array.copy()
+            else:
+                buffer = self._in[tensor.name] = Buffer(self._gpu, array.shape, array.dtype)
+                self._bound.callback(buffer.free)
+            if not context.set_input_shape(tensor.name, array.shape):
+                raise self._out_of_profile(tensor, array.shape)
+        for name, array in self._sizes.items():
+            context.set_tensor_address(name, array.ctypes.data)
+        if missing := context.infer_shapes():
+            raise BuildError(f"TensorRT cannot infer shapes: it still waits for {quote_all(missing)}.")
+        for tensor in self._outputs:
+            self._make_output(context, tensor)
+        self._set_addresses(context)
+        self._make_steps(context)
+
+    def _make_output(self, context: Any, tensor: Tensor) -> None:
+        dtype, shape = numpy_dtype(tensor.dtype), tuple(context.get_tensor_shape(tensor.name))
+        if -1 not in shape:
+            buffer = self._out[tensor.name] = Buffer(self._gpu, shape, dtype)
+            self._bound.callback(buffer.free)
+            return
+        if self._options.cuda_graph:
+            raise BuildError(
+                f"Output {quote(tensor.name)} has a shape that is not known before the inference.",
+                why="A CUDA graph replays one recording, with buffers of one size.",
+                fix="Set `cuda-graph: false` for this model.",
+            )
+        growing = self._growing[tensor.name] = Growing(self._gpu, dtype)
+        self._bound.callback(growing.free)
+
+    def _set_addresses(self, context: Any) -> None:
+        for name, array in self._sizes.items():
+            context.set_tensor_address(name, array.ctypes.data)
+        for name, buffer in (self._in | self._out).items():
+            context.set_tensor_address(name, buffer.pointer)
+        for name, growing in self._growing.items():
+            made = allocator(self._trt, growing)
+            self._allocators.append(made)
+            context.set_output_allocator(name, made)
+
+    def _make_steps(self, context: Any) -> None:
+        gpu, stream = self._gpu, self._stream
+        self._upload = gpu.copies([(b.pointer, b.host) for b in self._in.values()], stream, to_device=True)
+        fixed = gpu.copies([(b.pointer, b.host) for b in self._out.values()], stream, to_device=False)
+        growing = tuple(self._growing.values())
+
+        def all_of_them() -> None:
+            fixed()
+            for output in growing:
+                output.download(stream)
+
+        self._download = all_of_them if growing else fixed
+        self._steps.upload, self._steps.download = self._upload, self._download
+        self._steps.compute = self._make_compute(context)
+
+    def _make_compute(self, context: Any) -> Callable[[], None]:
+        execute, stream, failed = context.execute_async_v3, self._stream, self._failed
+
+        def enqueue() -> None:
+            if not execute(stream):
+                raise failed()
+
+        if not self._own_graph:
+            return enqueue
+        self._upload()
+        enqueue()  # TensorRT finishes its own set-up in the first inference, which cannot be captured
+        self._gpu.synchronize(stream)
+        graph: Graph = self._gpu.capture(stream, enqueue)
+        self._bound.callback(graph.close)
+        launch = graph.launch
+
+        def replay() -> None:
+            launch(stream)
+
+        return replay
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream):
+            raise self._failed()
+
+    def _failed(self) -> Exception:
+        """Why an inference was refused."""
+        for growing in self._growing.values():
+            if growing.failure is not None:
+                return growing.failure
+        return causes.found(self._check_open().said, self._situation)
+
+    def _bound_input(self, name: str) -> Array:
+        return self._sizes[name] if name in self._sizes else self._in[name].host
+
+    def _host(self, name: str) -> Array:
+        return self._out[name].host if name in self._out else self._growing[name].host()
+
+    def _out_of_profile(self, tensor: Tensor, shape: tuple[int, ...]) -> DataError:
+        engine = self._check_open().engine
+        low, _, high = (list(bound) for bound in engine.get_tensor_profile_shape(tensor.name, 0))
+        return DataError(
+            f"Input {quote(tensor.name)} has shape {list(shape)}; the engine was built for {low} to {high}.",
+            fix="Give data in that range, or build with other `shapes`.",
+        )
+
+    def _release(self) -> None:
+        self._bound.close()
+        self._in, self._sizes, self._out, self._growing = {}, {}, {}, {}
+
+    def _check_open(self) -> Opened:
+        if self._opened is None:
+            raise BuildError("An engine was used after it was closed.", fix="Please report this.")
+        return self._opened
+
+
+def _nothing() -> None:
+    return None
+
+
+def _unready() -> None:
+    raise BuildError(
+        "An engine was used before its inputs were bound, or after it was closed.", fix="Please report this."
+    )
+
+
+def _tensors(trt: Any, engine: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs in the engine's order; an open dimension is None."""
+    found: dict[bool, list[Tensor]] = {True: [], False: []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        kind = engine.get_tensor_dtype(name).name
+        if kind not in DTYPES:
+            raise BuildError(
+                f"{quote(name)} of the engine has type {kind}, which this backend cannot bind.",
+                fix="Export the model with inputs and outputs of float32, float16, bfloat16, bool or integers.",
+            )
+        shape = tuple(None if dim == -1 else int(dim) for dim in engine.get_tensor_shape(name))
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        found[is_input].append(Tensor(name, DTYPES[kind], shape))
+    return tuple(found[True]), tuple(found[False])

@@ -1,0 +1,49 @@
+"""The timing cache: what the builder has measured once on this GPU, kept for the next build."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from trt_action import files
+from trt_action.errors import StorageError
+
+FOLDER = "timing-caches"
+MAX_BYTES = 256 << 20
+"""Of a file that is read: a foreign one of any size is not taken into memory."""
+
+
+def path(cache: Path, backend: str, version: str, gpu: str, driver: str) -> Path:
+    """Where the measurements of this GPU, library and driver are kept: others' would be measurements of something else."""
+    key = hashlib.sha256("\0".join((backend, version, gpu, driver)).encode()).hexdigest()
+    return cache / FOLDER / f"{key[:32]}.timing"
+
+
+def put_into(config: Any, file: Path) -> Any:
+    """Give the builder what is in `file`; a file that is missing, damaged or of another GPU counts as empty.
+
+    Returns:
+        The cache object: it must outlive the build.
+    """
+    blob = b""
+    if file.is_file() and file.stat().st_size <= MAX_BYTES:
+        blob = file.read_bytes()
+    timing_cache = config.create_timing_cache(blob) or config.create_timing_cache(b"")
+    if not config.set_timing_cache(timing_cache, False):
+        timing_cache = config.create_timing_cache(b"")
+        config.set_timing_cache(timing_cache, False)
+    return timing_cache
+
+
+def keep(config: Any, file: Path) -> None:
+    """Write back what the builder knows now. A build is not worth less where this fails."""
+    timing_cache = config.get_timing_cache()
+    memory = timing_cache.serialize() if timing_cache is not None else None
+    if memory is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.write_atomic(file, bytes(memory))
+    except (OSError, StorageError):
+        return
