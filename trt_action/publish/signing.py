@@ -28,7 +28,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 IMAGE_SIGNATURE = "https://sigstore.dev/cosign/sign/v1"
 """The predicate type with which cosign 3 signs an image; its predicate is empty."""
 
-MAX_BUNDLE_BYTES = 96_000_000
+MAX_BUNDLE_BYTES = 16_000_000
 MAX_KEY_BYTES = 100_000
 
 
