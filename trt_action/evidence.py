@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from trt_action.gpu_records import DeviceLatency, Telemetry
 from trt_action.layer_records import LayerDiff, LayerReport
 from trt_action.records import Name as Name
 from trt_action.records import Precision as Precision
@@ -124,6 +125,7 @@ class Latency(Record):
         description="null where n is too small for a two-sided interval."
     )
     series: Series | None = None
+    device: DeviceLatency | None = Field(None, description="The parts of an inference on a GPU, by CUDA events.")
     notes: list[Text] = Field(default_factory=list)
 
 
@@ -378,6 +380,7 @@ class Evidence(Record):
     head: Side | None = None
     base: Side | None = None
     base_note: Text = Field("", description="Why there is no base, or what is special about it.")
+    telemetry: Telemetry | None = None
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None

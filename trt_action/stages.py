@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trt_action.model as models
-from trt_action import accuracy, data, engine, errors, measure, precision, settings, user_code
+from trt_action import accuracy, data, engine, errors, layers, measure, precision, settings, user_code
 from trt_action.draft import Draft, Work
 from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
@@ -22,6 +22,9 @@ from trt_action.settings import Settings
 
 MAX_SYNTHETIC = 64
 """Samples of seeded synthetic data for parity where the user gave none."""
+
+LAYER_SECONDS = 1.0
+"""Of inferences under the profiler, per side."""
 
 
 def fingerprint(draft: Draft, work: Work) -> Fingerprint:
@@ -138,7 +141,10 @@ def build(
 ) -> Side:
     if kept.is_kept(model.path):
         built = kept.load(model.path)[0]  # as it was built, loaded with the threads that are asked for now
-        built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=_options(s)))
+        options = _options(s)
+        if s.device == "auto":  # a saved graph is of the device it was built for
+            options = dataclasses.replace(options, device=built.loadable.options.device)
+        built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=options))
     else:
         built = _obtain(work, role, model, s, calibration, progress)
     draft.built[role] = built
@@ -238,12 +244,42 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
             "cold_start": cold_start,
         }
         setattr(draft, role, side.model_copy(update=update))
-    if s.precision != "fp32" and not kept.is_kept(head.path):
+    baseline: Loadable = engine.baseline(head, _options(s))
+    if _differs(draft.built["head"].loadable, s.precision, baseline) and not kept.is_kept(head.path):
         progress("speed-up over the framework", None)
-        baseline: Loadable = engine.baseline(head, _options(s))
+        over = f"onnxruntime fp32 ({'cpu' if baseline.options.gpu is None else 'cuda'})"
         draft.speedup = measure.speedup(
-            draft.built["head"].loadable, baseline, feeds["head"], over="onnxruntime fp32 (cpu)", cpus=cpus, seed=s.seed
+            draft.built["head"].loadable, baseline, feeds["head"], over=over, cpus=cpus, seed=s.seed
         )
+
+
+def _differs(head: Loadable, precision: str, baseline: Loadable) -> bool:
+    """Whether a speed-up over the framework could be anything but 1."""
+    return (precision, head.backend, head.options) != ("fp32", baseline.backend, baseline.options)
+
+
+def look_at_layers(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progress) -> None:
+    """The layers of each side, and what is different. What a profiler does not tell is a warning: no rule needs it to
+    be there, and it never stops a run."""
+    sides = {
+        role: layers.Side(
+            built.loadable,
+            built.prepared if built.prepared != built.loadable.path else None,
+            feeds[role],
+            getattr(draft, role).engine.precision,
+        )
+        for role, built in draft.built.items()
+        if role in feeds
+    }
+    try:
+        reports, draft.layer_diff = layers.look(
+            sides, seconds=LAYER_SECONDS, cpus=measure.usable_cpus(work.settings.threads), progress=progress
+        )
+    except errors.TrtActionError as error:
+        draft.warnings.append(f"Nothing is known about the layers: {error.what}")
+        return
+    for role, report in reports.items():
+        setattr(draft, role, getattr(draft, role).model_copy(update={"layers": report}))
 
 
 def check_accuracy(
@@ -278,7 +314,16 @@ def check_accuracy(
 
 
 def _options(s: Settings) -> RuntimeOptions:
-    return RuntimeOptions(threads=s.threads, graph_optimization=s.graph_optimization, memory_arena=s.memory_arena)
+    device = engine.resolve_device(s.backend, s.device)
+    return RuntimeOptions(
+        threads=s.threads,
+        graph_optimization=s.graph_optimization,
+        memory_arena=s.memory_arena,
+        device=device,
+        tf32=str(s.precision) == "tf32",
+        cuda_graph=s.cuda_graph and device != "cpu",
+        transfers=s.transfers,
+    )
 
 
 def _signature_notes(draft: Draft) -> list[str]:

@@ -15,6 +15,7 @@ from trt_action.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from trt_action.engine.building import BuiltEngine, baseline, obtain, reference, unoptimized
     from trt_action.engine.cache import Cache
+    from trt_action.engine.devices import resolve_device
     from trt_action.engine.host import fingerprint, warnings
 
 __all__ = [
@@ -25,18 +26,22 @@ __all__ = [
     "fingerprint",
     "obtain",
     "reference",
+    "resolve_device",
     "unoptimized",
     "warnings",
 ]
 
 BACKENDS = {
     "onnxruntime": "trt_action.engine.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "trt_action.engine.tensorrt.backend:TensorRTBackend",
+    "tensorrt-rtx": "trt_action.engine.tensorrt.backend:TensorRTRtxBackend",
 }
 """Where each backend's class is; imported when it is asked for."""
 
 _ROOMS = {
     "building": ("BuiltEngine", "baseline", "obtain", "reference", "unoptimized"),
     "cache": ("Cache",),
+    "devices": ("resolve_device",),
     "host": ("fingerprint", "warnings"),
 }
 

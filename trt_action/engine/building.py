@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_action import engine, process
 from trt_action.engine import cache as caches
-from trt_action.engine import onnx_files
+from trt_action.engine import devices, onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.cache import Cache, Entry, Facts, FileRecord
 from trt_action.errors import BuildError, OutOfMemoryError, StorageError
@@ -121,13 +121,16 @@ def reference(model: Model) -> Loadable:
 
 
 def baseline(model: Model, options: RuntimeOptions) -> Loadable:
-    """FP32 ONNX Runtime with the options that ship: what the speed-up is over."""
-    return Loadable("onnxruntime", model.path, options, prepared=False)
+    """FP32 ONNX Runtime as people run it: what the speed-up is over. On the same GPU (true FP32, no CUDA graph) where
+    ONNX Runtime has its CUDA provider, else on the CPU."""
+    device = options.device if devices.onnxruntime_has_cuda() else "cpu"
+    plain = replace(options, device=device, tf32=False, cuda_graph=False)
+    return Loadable("onnxruntime", model.path, plain, prepared=False)
 
 
 def unoptimized(built: BuiltEngine) -> Loadable:
     """The prepared graph with graph optimisation off: what the change of precision alone costs in accuracy."""
-    options = replace(built.loadable.options, graph_optimization="disabled")
+    options = replace(built.loadable.options, graph_optimization="disabled", device="cpu", cuda_graph=False)
     return Loadable("onnxruntime", built.prepared, options, prepared=False)
 
 

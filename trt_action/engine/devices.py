@@ -37,7 +37,7 @@ def visible() -> bool:
     return any(Path(name).exists() for name in DEVICE_FILES)
 
 
-def resolve(backend: str, asked: str) -> str:
+def resolve_device(backend: str, asked: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:N` → `cpu` or `cuda:N`.
 
     TensorRT's backends run on GPUs only, so `auto` is `cuda:0` there. For ONNX Runtime, `auto` is the GPU where there is
@@ -55,7 +55,7 @@ def resolve(backend: str, asked: str) -> str:
         return f"cuda:{number}"
     if backend != "onnxruntime":
         return "cuda:0"
-    return "cuda:0" if visible() and _onnxruntime_has_cuda() else "cpu"
+    return "cuda:0" if visible() and onnxruntime_has_cuda() else "cpu"
 
 
 @functools.cache
@@ -72,7 +72,8 @@ def facts(number: int) -> Device:
 
 
 @functools.cache
-def _onnxruntime_has_cuda() -> bool:
+def onnxruntime_has_cuda() -> bool:
+    """Whether the installed library was built with the CUDA provider."""
     from trt_action.engine import ort_cuda
 
     try:

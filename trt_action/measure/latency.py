@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trt_action.engine.backend import Loadable
+from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import Interval, Latency
+from trt_action.gpu_records import DeviceLatency
 from trt_action.inputs import quote, quote_all
+from trt_action.measure.device_latency import device_latency
 from trt_action.measure.series import pack
 from trt_action.measure.sides import Warmup, Worker, ready
 from trt_action.measure.stats import percentile, percentile_interval
@@ -32,6 +34,9 @@ REWARM = 0.005
 model, which a server would not meet on every n-th request."""
 
 ITERATIONS_PER_SLICE = 3
+
+DEVICE_SECONDS = 1.0
+"""Of the pass with CUDA events, per side, at most."""
 
 CONFIDENCE = 0.95
 MAX_STORED = 200_000
@@ -65,7 +70,8 @@ def latencies(
         }
         warmups = ready(list(workers.values()), min_warmup=MIN_WARMUP, max_warmup=MAX_WARMUP)
         passes = {
-            label: _Pass(worker, warmup) for (label, worker), warmup in zip(workers.items(), warmups, strict=True)
+            label: _Pass(worker, warmup, sides[label].options)
+            for (label, worker), warmup in zip(workers.items(), warmups, strict=True)
         }
         while any(not one.finished(seconds) for one in passes.values()):
             for label, one in passes.items():
@@ -74,6 +80,10 @@ def latencies(
                 if progress is not None:
                     done = sum(min(each.seconds / seconds, 1.0) for each in passes.values() if seconds)
                     progress(f"latency of {label}", done / len(passes))
+        for label, one in passes.items():
+            if progress is not None and sides[label].options.gpu is not None:
+                progress(f"parts of an inference of {label}", 1.0)
+            one.take_device_times(min(DEVICE_SECONDS, seconds))
         return {label: one.result() for label, one in passes.items()}
 
 
@@ -83,6 +93,8 @@ class _Pass:
 
     worker: Worker
     warmup: Warmup
+    options: RuntimeOptions
+    device: DeviceLatency | None = None
     samples: list[int] = field(default_factory=list)
     seconds: float = 0.0
     rewarmed: int = 0
@@ -100,9 +112,15 @@ class _Pass:
         self.seconds += answer["seconds"]
         self.rewarmed += answer["rewarmed"]
 
+    def take_device_times(self, seconds: float) -> None:
+        """A pass of its own: recording events costs the host a few microseconds in every inference."""
+        if self.options.gpu is not None:
+            times = self.worker.ask("device", seconds=seconds, min_iterations=MIN_ITERATIONS)
+            self.device = device_latency(times, transfers=self.options.transfers, cuda_graph=self.options.cuda_graph)
+
     def result(self) -> Latency:
         differ = self.worker.check()
-        notes = []
+        notes = list(self.warmup.notes)
         if not self.warmup.stable:
             notes.append(
                 f"The warm-up did not settle within {MAX_WARMUP:g} s: medians of consecutive windows still "
@@ -118,6 +136,7 @@ class _Pass:
             warmup_iterations=self.warmup.iterations + self.rewarmed,
             warmup_stable=self.warmup.stable,
             notes=notes,
+            device=self.device,
         )
 
 
@@ -128,6 +147,7 @@ def summarize(
     warmup_iterations: int,
     warmup_stable: bool,
     notes: list[str],
+    device: DeviceLatency | None = None,
 ) -> Latency:
     """Percentiles with their 95 % order-statistic intervals from samples in the order they were taken (ns)."""
     ordered = np.sort(samples_ns) / 1e6
@@ -149,6 +169,7 @@ def summarize(
         confidence=CONFIDENCE,
         intervals=intervals,
         series=pack(stored, "ns"),
+        device=device,
         notes=[*notes, *_notes(ordered, intervals, len(stored))],
     )
 

@@ -103,6 +103,19 @@ def boolean() -> Reads:
     return Reads(values.boolean, {"type": "boolean"})
 
 
+def device() -> Reads:
+    return Reads(_device, {"type": "string", "pattern": r"^(?:auto|cpu|cuda(?::[0-9]{1,3})?)$"})
+
+
+def _device(value: object) -> str:
+    written = values.text(value).lower()
+    if re.fullmatch(r"auto|cpu|cuda(?::[0-9]{1,3})?", written):
+        return written
+    raise values.BadValueError(
+        "is not a device", allowed="`auto`, `cpu`, `cuda`, or `cuda:N` for the N-th visible GPU", example="cuda:0"
+    )
+
+
 def names(pattern: str, what: str) -> Reads:
     item = {"type": "string", "pattern": f"^(?:{pattern})$"}
     schema = {"anyOf": [{"type": "array", "items": item, "maxItems": 10_000}, {"type": "string"}]}

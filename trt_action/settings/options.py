@@ -105,6 +105,27 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("metric-timeout", "Precision and data", "300s", "DURATION", "Time limit of a user's own function."),
     Option("backend", "Engine", "onnxruntime", "NAME", "What compiles and runs the model.", ("onnxruntime",)),
+    Option(
+        "device",
+        "Engine",
+        "auto",
+        "auto|cpu|cuda|cuda:N",
+        "Where it runs; `auto` = the first visible GPU if the backend can use it, else the CPU. N counts visible GPUs.",
+    ),
+    Option(
+        "cuda-graph",
+        "Engine",
+        False,
+        "true|false",
+        "On a GPU, record an inference once and replay it; less work for the CPU, fixed shapes only.",
+    ),
+    Option(
+        "transfers",
+        "Engine",
+        True,
+        "true|false",
+        "On a GPU, copies of inputs and outputs count as a part of an inference.",
+    ),
     Option("threads", "Engine", 0, "N", "Threads of one inference; 0 = one per CPU this process may use."),
     Option(
         "graph-optimization",
@@ -136,6 +157,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("confidence", "Measuring", "99%", "PERCENT", "Of the comparison's verdict and intervals."),
     Option("concurrency", "Measuring", 1, "N", "Requests in flight in the throughput pass."),
+    Option(
+        "layers",
+        "Measuring",
+        True,
+        "true|false",
+        "Look at each layer with the backend's profiler, in a short pass of its own, and hold head's against base's.",
+    ),
     Option("seed", "Measuring", 0, "N", "Of synthetic inputs, order of blocks and resampling."),
     Option("latency-threshold", "Gates", None, "RULE", "Absolute limit: `p99 < 50ms`; a bare `50` is p99 in ms."),
     Option(

@@ -70,6 +70,9 @@ class Settings(BaseModel):
     metric_timeout: Annotated[float, fields.duration()] = option("metric-timeout")
 
     backend: Annotated[str, fields.choice("backend")] = option("backend")
+    device: Annotated[str, fields.device()] = option("device")
+    cuda_graph: Annotated[bool, fields.boolean()] = option("cuda-graph")
+    transfers: Annotated[bool, fields.boolean()] = option("transfers")
     threads: Annotated[int, fields.whole(0, 1024)] = option("threads")
     graph_optimization: Annotated[str, fields.choice("graph-optimization")] = option("graph-optimization")
     memory_arena: Annotated[bool, fields.boolean()] = option("memory-arena")
@@ -83,6 +86,7 @@ class Settings(BaseModel):
     tolerance: Annotated[float, fields.percent(high="100")] = option("tolerance")
     confidence: Annotated[float, fields.percent(low="50", high="100", inside=True)] = option("confidence")
     concurrency: Annotated[int, fields.whole(1, 1024)] = option("concurrency")
+    layers: Annotated[bool, fields.boolean()] = option("layers")
     seed: Annotated[int, fields.whole(0, 2**32 - 1)] = option("seed")
 
     latency_threshold: Annotated[tuple[LatencyRule, ...], fields.latency_rules()] = option("latency-threshold")
