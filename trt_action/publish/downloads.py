@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from trt_action import files, http
 from trt_action.errors import RegistryError
@@ -93,7 +94,7 @@ def _failed(opened: requests.Response, offset: int) -> Answer | http.Lost | None
         return None if found and int(found[1]) == offset else http.Lost("it sent another range than asked", final=True)
     try:
         content = opened.raw.read(65_536)
-    except (requests.RequestException, OSError):
+    except (HTTPError, OSError):
         content = b""
     return Answer(opened.status_code, opened.headers, content, opened.url)
 

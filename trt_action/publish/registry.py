@@ -16,7 +16,7 @@ import requests
 from trt_action import http
 from trt_action.errors import RegistryError, SettingsError
 from trt_action.inputs import quote
-from trt_action.publish import downloads, oci, referrers, uploads
+from trt_action.publish import downloads, oci, referrers, transport, uploads
 from trt_action.publish.credentials import Credentials
 from trt_action.publish.oci import Blob, Descriptor, Fetched
 from trt_action.publish.reference import is_digest, is_repository, is_tag
@@ -37,6 +37,7 @@ class Registry:
         insecure: True: plain http where the host answers it. None: that only on this machine's own addresses.
             False: never.
         patience: seconds that one call may take, waits included; a moving upload begins anew with every chunk.
+        read_seconds: without a byte from the registry, until a try is lost.
         chunk: bytes; larger blobs are sent in requests of this size.
         log: told about each wait.
         sleep, clock, now, jitter: time and chance, passed in for tests.
@@ -55,6 +56,7 @@ class Registry:
         ca: Path | None = None,
         insecure: bool | None = None,
         patience: float = 300.0,
+        read_seconds: float = transport.READ_SECONDS,
         attempts: int = 7,
         chunk: int = uploads.CHUNK,
         log: Callable[[str], None] = lambda _: None,
@@ -64,7 +66,7 @@ class Registry:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         waits = http.Patience(patience, attempts, sleep, clock, now, jitter, log)
-        self._transport = Transport(session, host, credentials, ca, insecure, waits)
+        self._transport = Transport(session, host, credentials, ca, insecure, waits, read_seconds)
         self._chunk = chunk
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
 
 from trt_action import __version__, http
 from trt_action.console import clean
@@ -25,6 +26,9 @@ from trt_action.publish.credentials import Credentials
 from trt_action.publish.reference import is_host, is_loopback
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+SLOW = 5
+"""How many times longer the answer to a `slow` request may take."""
+
 MAX_REDIRECTS = 5
 PIECE = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -39,7 +43,8 @@ class Body(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. `scopes` as the token specification writes them (`repository:name:pull,push`)."""
+    """One request. `scopes` as the token specification writes them (`repository:name:pull,push`); `slow`: the registry
+    may think about its answer for minutes (it hashes and moves a blob)."""
 
     method: str
     url: str
@@ -47,7 +52,7 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
-    read_seconds: float = READ_SECONDS
+    slow: bool = False
 
     def words(self) -> str:
         """For a log: without the query, which may hold what a store has signed."""
@@ -87,10 +92,11 @@ class Transport:
         ca: Path | None,
         insecure: bool | None,
         patience: http.Patience,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
         if not is_host(host):
             raise SettingsError(f"{quote(host)} is no host of a registry.", fix="Write it as `ghcr.io` or `host:5000`.")
-        self.host, self.patience = host, patience
+        self.host, self.patience, self._read_seconds = host, patience, read_seconds
         self._session, self._insecure = session, insecure
         self._secret = credentials.secret.get_secret_value() if credentials else ""
         self._auth = Authenticator(credentials, self._ask_token, patience.clock, insecure=bool(insecure))
@@ -123,29 +129,36 @@ class Transport:
         """
         tries = self.patience.tries()
         while True:
-            got = self.once(ask, limit=limit)
+            got = self.once(ask, limit=limit, deadline=tries.deadline)
             if isinstance(got, Answer) and got.status in accept:
                 return got
             wait = self.wait(got, tries.number)
             if not tries.again(wait, self.said(got), ask.words()):
                 raise self.refused(ask, got)
 
-    def once(self, ask: Ask, *, limit: int = oci.MAX_MANIFEST_BYTES) -> Answer | http.Lost:
-        """One try: login and redirects included, no retries. The answer is read up to `limit` bytes."""
+    def once(
+        self, ask: Ask, *, limit: int = oci.MAX_MANIFEST_BYTES, deadline: float | None = None
+    ) -> Answer | http.Lost:
+        """One try: login and redirects included, no retries. The answer is read up to `limit` bytes, and until
+        `deadline` on the patience's clock."""
         opened = self.open(ask)
         if isinstance(opened, http.Lost):
             return opened
-        return _whole(opened, limit)
+        return self._whole(opened, limit, deadline)
 
     def open(self, ask: Ask) -> requests.Response | http.Lost:
         """As `once`, with the content still to be read; the caller closes it."""
         got = self._redirected(ask, self._auth.header(ask.scopes))
         if isinstance(got, http.Lost) or got.status_code != 401 or http.origin(got.url) != http.origin(ask.url):
             return got
-        header = self._auth.renew(got.headers.get("WWW-Authenticate", ""), ask.scopes)
+        try:
+            header = self._auth.renew(got.headers.get("WWW-Authenticate", ""), ask.scopes)
+        except RegistryError:
+            got.close()
+            raise
         if header is None:
             return got
-        got.close()
+        _drain(got)
         return self._redirected(ask, header)
 
     def wait(self, got: Answer | http.Lost, attempt: int) -> float | None:
@@ -181,13 +194,14 @@ class Transport:
             if isinstance(got, http.Lost) or got.status_code not in _REDIRECTS or ask.method not in ("GET", "HEAD"):
                 return got
             location = got.headers.get("Location", "")
-            got.close()
+            _drain(got)
             url, params = self._safe(urljoin(url, location), url), {}
         return http.Lost("too many redirects", final=True)
 
     def _exchange(
         self, ask: Ask, url: str, params: Mapping[str, Any], authorization: str | None
     ) -> requests.Response | http.Lost:
+        seconds = self._read_seconds * (SLOW if ask.slow else 1)
         try:
             return self._session.request(
                 ask.method,
@@ -196,12 +210,27 @@ class Transport:
                 headers={"User-Agent": f"trt-action/{__version__}", "Accept-Encoding": "identity", **ask.headers},
                 data=ask.body,
                 auth=_Header(authorization),
-                timeout=(CONNECT_SECONDS, ask.read_seconds),
+                timeout=(CONNECT_SECONDS, seconds),
                 allow_redirects=False,
                 stream=True,
             )
         except requests.RequestException as error:
             return http.lost(error)  # the exception holds the request and its headers: it goes no further
+
+    def _whole(self, opened: requests.Response, limit: int, deadline: float | None) -> Answer | http.Lost:
+        """Read the content, and close."""
+        content = bytearray()
+        with contextlib.closing(opened):
+            try:
+                for piece in opened.iter_content(65_536):
+                    content += piece
+                    if len(content) > limit:
+                        return http.Lost(f"the answer is larger than {limit} bytes", final=True)
+                    if deadline is not None and self.patience.clock() > deadline:
+                        return http.Lost("the answer comes too slowly", final=True)
+            except requests.RequestException as error:
+                return http.lost(error)
+        return Answer(opened.status_code, opened.headers, bytes(content), opened.url)
 
     def _safe(self, url: str, source: str) -> str:
         """`url`, if going there from `source` does not leave TLS."""
@@ -218,7 +247,7 @@ class Transport:
     def _probe(self) -> str:
         """http or https? Nothing that is secret is sent before it is known."""
         plain = f"http://{self.host}"
-        got = self._exchange(Ask("GET", plain, read_seconds=5.0), f"{plain}/v2/", {}, None)
+        got = self._exchange(Ask("GET", plain), f"{plain}/v2/", {}, None)
         if isinstance(got, http.Lost):
             return f"https://{self.host}"
         got.close()
@@ -231,13 +260,13 @@ class Transport:
         ask = Ask(method, url, headers=headers, params=params)
         tries = self.patience.tries()
         while True:
-            got = self._token_once(ask, form)
+            got = self._token_once(ask, form, tries.deadline)
             if isinstance(got, Answer) and got.status == 200:
                 return oci.parse(got.content, f"The answer of the token server {quote(urlsplit(url).netloc)}")
             if not tries.again(self.wait(got, tries.number), self.said(got), ask.words()):
                 raise self.refused(ask, got)
 
-    def _token_once(self, ask: Ask, form: Mapping[str, str]) -> Answer | http.Lost:
+    def _token_once(self, ask: Ask, form: Mapping[str, str], deadline: float) -> Answer | http.Lost:
         headers = {**ask.headers}
         body = None
         if form:
@@ -251,21 +280,13 @@ class Transport:
         )
         if isinstance(opened, http.Lost):
             return opened
-        return _whole(opened, oci.MAX_MANIFEST_BYTES)
+        return self._whole(opened, oci.MAX_MANIFEST_BYTES, deadline)
 
 
-def _whole(opened: requests.Response, limit: int) -> Answer | http.Lost:
-    """Read the content, which may be at most `limit` bytes, and close."""
-    content = bytearray()
-    with contextlib.closing(opened):
-        try:
-            for piece in opened.iter_content(65_536):
-                content += piece
-                if len(content) > limit:
-                    return http.Lost(f"the answer is larger than {limit} bytes", final=True)
-        except requests.RequestException as error:
-            return http.lost(error)
-    return Answer(opened.status_code, opened.headers, bytes(content), opened.url)
+def _drain(answer: requests.Response) -> None:
+    """Be done with an answer. One that is read to its end leaves its connection for the next request."""
+    with contextlib.closing(answer), contextlib.suppress(requests.RequestException, HTTPError, OSError):
+        answer.raw.read(65_536)
 
 
 class _Trusting(HTTPAdapter):

@@ -18,9 +18,6 @@ from trt_action.publish.transport import PIECE, Answer, Ask, Transport
 CHUNK = 64 * PIECE
 """Bytes of one request where a blob is larger than that: what a break costs at most."""
 
-FINISH_SECONDS = 300.0
-"""How long a registry may take to answer once it has everything: it hashes and moves the blob."""
-
 Sent = Callable[[int], None]
 """Told how many bytes of the blob the registry has."""
 
@@ -125,7 +122,7 @@ class Upload:
             stop = min(self._offset + self._chunk, size)
             headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{self._offset}-{stop - 1}"}
             part = Part(self._blob, self._offset, stop)
-            ask = Ask("PATCH", self._location, self._scopes, headers, body=part, read_seconds=FINISH_SECONDS)
+            ask = Ask("PATCH", self._location, self._scopes, headers, body=part, slow=True)
             answer = self._transport.once(ask)
             if isinstance(answer, Answer) and answer.status in _NO_CHUNKS and self._offset == 0 and stop < size:
                 return self._in_one_piece()
@@ -151,7 +148,7 @@ class Upload:
             headers,
             {"digest": self._blob.digest},
             body,
-            read_seconds=FINISH_SECONDS,
+            slow=True,
         )
         answer = self._transport.once(ask)
         if isinstance(answer, http.Lost) or answer.status not in (201, 204):
