@@ -25,7 +25,17 @@ from typing import Any, Literal
 
 from tests.doubles.registry import PASSWORD, USER
 
-Kind = Literal["status", "reset-request", "reset-answer", "truncate", "corrupt", "wrong-digest", "redirect", "silence"]
+Kind = Literal[
+    "status",
+    "reset-request",
+    "reset-answer",
+    "truncate",
+    "lost-answer",
+    "corrupt",
+    "wrong-digest",
+    "redirect",
+    "silence",
+]
 _UPLOAD = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<id>[0-9a-f-]{36})")
 _NAME = re.compile(r"/v2/(?P<name>.+)/(?:blobs|manifests|tags|referrers)/")
 _SCOPE = re.compile(
@@ -41,7 +51,7 @@ class Fault:
     Args:
         kind: `status`: answer that instead; `reset-request`: reset the connection after `at` bytes of the request's
             body; `reset-answer`, `truncate`: reset or close after `at` bytes of the answer's body; `corrupt`: flip the
-            byte `at`; `wrong-digest`: another Docker-Content-Digest; `redirect`: 307 to `url`; `silence`: no answer.
+            byte `at`; `lost-answer`: do it, and reset before the answer; `wrong-digest`: another Docker-Content-Digest; `redirect`: 307 to `url`; `silence`: no answer.
         keeps: a registry that keeps what had arrived before a reset (the CNCF one does not tell).
         skip: how many requests that fit pass unharmed first.
     """
@@ -77,6 +87,9 @@ class Proxy:
         lives: `expires_in` of the next tokens, seconds by this proxy's `clock`; afterwards 300.
         page: most tags of one answer, with a `Link` to the next.
         api: has the referrers API (the CNCF registry 2 has not).
+        least: `OCI-Chunk-Min-Length` of new uploads.
+        ranges: downloads may begin anywhere.
+        cut_through: the registry itself gets the half of a request that is reset, and names its own addresses.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -93,6 +106,9 @@ class Proxy:
         self.clock: Callable[[], float] = time.monotonic
         self.page: int | None = None
         self.api = False
+        self.least = 0
+        self.ranges = True
+        self.cut_through = False
         self.released = threading.Event()
         self._issued: dict[str, tuple[set[tuple[str, str]], float]] = {}
         self._uploads: dict[str, str] = {}
@@ -273,6 +289,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
         status, headers, content = self._upstream(body, self.headers.get("Content-Range"))
+        if fault and fault.kind == "lost-answer":
+            self._reset()
+            return
         if fault and fault.kind == "wrong-digest":
             headers["Docker-Content-Digest"] = "sha256:" + "0" * 64
         if fault and fault.kind == "corrupt":
@@ -287,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.api and self.command == "GET" and "/referrers/" in self.path:
             subject = self.path.rpartition("/")[2].partition("?")[0]
             return 200, {"Content-Type": "application/vnd.oci.image.index.v1+json"}, proxy.attached(repository, subject)
-        passed = {"Content-Type", "Accept", "Authorization", "Range"}
+        passed = {"Content-Type", "Accept", "Authorization"} | ({"Range"} if proxy.ranges else set())
         headers = {key: value for key, value in self.headers.items() if key in passed}
         if content_range:
             headers["Content-Range"] = content_range
@@ -305,7 +324,11 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if self.command == "HEAD":
             kept["Content-Length"] = answer.getheader("Content-Length", "0")
-        if "uploads/" in kept.get("Location", ""):
+        if self.command == "POST" and proxy.least:
+            kept["OCI-Chunk-Min-Length"] = str(proxy.least)
+        if "uploads/" in kept.get("Location", "") and proxy.cut_through:
+            kept["Location"] = kept["Location"].replace(proxy.upstream, proxy.host)
+        elif "uploads/" in kept.get("Location", ""):
             kept["Location"] = proxy.remember_upload(kept["Location"])
         if self.command == "PUT" and proxy.api and "/manifests/" in self.path and answer.status == 201:
             attached = proxy.attach(repository, body, kept["Docker-Content-Digest"])
@@ -327,6 +350,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reset_request(self, fault: Fault) -> None:
         """Take a part of the body; a registry that `keeps` has it afterwards."""
+        if self.proxy.cut_through:
+            self._half(self._read(fault.at))
+            self._reset()
+            return
         body = self._read(min(fault.at, int(self.headers.get("Content-Length") or 0)))
         if fault.keeps and body:
             first = int(self.headers.get("Content-Range", "0-").partition("-")[0])
@@ -335,6 +362,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._upstream(body, f"{first}-{first + len(body) - 1}")
             self.command, self.path = command, path
         self._reset()
+
+    def _half(self, body: bytes) -> None:
+        """The registry gets a request whose body ends too early."""
+        upstream = socket.create_connection(("127.0.0.1", int(self.proxy.upstream.rpartition(":")[2])), timeout=30)
+        lines = [f"{self.command} {self.path} HTTP/1.1", f"Host: {self.proxy.upstream}"]
+        lines += [f"{key}: {self.headers[key]}" for key in ("Content-Length", "Content-Range", "Content-Type")]
+        upstream.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        upstream.shutdown(socket.SHUT_WR)
+        upstream.recv(65_536)
+        upstream.close()
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

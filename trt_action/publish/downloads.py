@@ -15,7 +15,10 @@ from urllib3.exceptions import HTTPError
 from trt_action import files, http
 from trt_action.errors import RegistryError
 from trt_action.publish import uploads
-from trt_action.publish.transport import PIECE, Answer, Ask, Transport
+from trt_action.publish.transport import Answer, Ask, Transport
+
+PIECE = 65_536
+"""Bytes that are read at once: a break costs what was read of one piece."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 

@@ -157,7 +157,7 @@ class Upload:
         return ask, None
 
     def _taken(self, answer: Answer, otherwise: int) -> int:
-        """How many bytes the registry says it has. `0-0` is what an empty upload says; one byte alone is sent again."""
+        """How many bytes the registry says it has. `0-0` is what it says of none, and of one byte: taken as none."""
         found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
         if found is None:
             return otherwise
@@ -175,8 +175,9 @@ class Upload:
             if answer.headers.get("Location"):
                 self._location = self._transport.follow(answer)
             self._offset = self._taken(answer, 0)
-        else:
-            self._begin()
+            if self._offset:
+                return False
+        self._begin()
         return False
 
 
