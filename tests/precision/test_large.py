@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,21 @@ def prepare(source: Path, recipe: Recipe, folder: Path) -> Path:
     folder.mkdir()
     loaded = models.load(source, label="m.onnx")
     data.Dataset({"x": X}, None, "0" * 64, "calibration", len(X)).save(folder / "calibration.npz")
-    fields = {**vars(recipe), "op_types": list(recipe.op_types), "exclude_nodes": list(recipe.exclude_nodes)}
     request = {
         "model": str(source),
         "info": loaded.info.model_dump(),
-        "recipe": fields,
+        "recipe": json.loads(json.dumps(recipe.crossing())),
         "calibration": str(folder / "calibration.npz"),
         "out_dir": str(folder),
     }
-    path, achieved = worker.prepare(request, lambda *_: None)
+    answer = worker.prepare(request, lambda *_: None)
     (folder / "calibration.npz").unlink()
-    assert achieved.nodes == {recipe.precision: 3}
-    return path
+    assert answer["proof"]["nodes"] == {recipe.precision: 3}
+    return Path(answer["path"])
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
 def test_weights_beside_the_file_change_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, method: str
 ) -> None:
@@ -88,7 +88,7 @@ def test_weights_beside_the_file_change_nothing_else(
     outside = prepare(source, recipe, tmp_path / "outside")
     assert [p.name for p in inside.parent.iterdir()] == ["prepared.onnx"]
     assert sorted(p.name for p in outside.parent.iterdir()) == ["prepared.onnx", "prepared.onnx.data"]
-    assert large.data_of(outside).stat().st_size >= 3 * 64 * 64 * {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    assert large.data_of(outside).stat().st_size >= 3 * 64 * 64 * {"fp32": 4, "fp16": 2, "int8": 1, "fp8": 1}[precision]
     assert np.array_equal(run(outside), run(inside))
     again = models.load(outside, label="again.onnx")  # hashed and checked like any model with external data
     assert again.info.bytes == sum(p.stat().st_size for p in outside.parent.iterdir())

@@ -1,4 +1,4 @@
-"""The largest magnitude of every activation over the calibration samples, for symmetric int8 ranges.
+"""The largest magnitude of every activation over the calibration samples, for symmetric ranges.
 
 Extra outputs are added to the float32 graph: the maximum, the sum and the number of the absolute values. So a batch
 of any size leaves three numbers per tensor behind, where collecting the activations themselves took 14.7 GB for

@@ -93,6 +93,8 @@ class HalfCast:
     """Names of nodes that stay in float32."""
     clamped: int = 0
     """Weight elements that were outside the range and now sit at its end."""
+    changed: list[str] = field(default_factory=list)
+    """Names of the nodes that compute in half, in the order of the graph."""
 
     def run(self) -> None:
         """Rewrite nodes, initializers and outputs."""
@@ -141,6 +143,7 @@ class HalfCast:
             self._floats.update(node.output)
             self._nodes.append(node)
             return
+        self.changed.append(node.name)
         inputs, outputs = plan
         for index, name in enumerate(node.input):
             if index in inputs:

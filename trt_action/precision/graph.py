@@ -147,8 +147,8 @@ def captured(node: NodeProto) -> set[str]:
     return names
 
 
-def matching(graph: GraphProto, patterns: Iterable[str]) -> set[str]:
-    """Names of the nodes that the user's names and globs mean.
+def matching(graph: GraphProto, patterns: Iterable[str], *, lenient: bool = False) -> set[str]:
+    """Names of the nodes that the user's names and globs mean; `lenient` passes over those that mean none.
 
     Raises:
         SettingsError: a pattern fits no node; names the nearest one.
@@ -157,7 +157,7 @@ def matching(graph: GraphProto, patterns: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         hits = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
-        if not hits:
+        if not hits and not lenient:
             close = nearest(pattern, names)
             raise SettingsError(
                 f"`exclude-nodes` names {quote(pattern)}, and no node of the model is called that.",

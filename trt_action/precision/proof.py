@@ -11,6 +11,7 @@ from trt_action.errors import PrecisionError
 from trt_action.evidence import AchievedPrecision, Precision
 from trt_action.model import flops
 from trt_action.precision import graph as graphs
+from trt_action.precision.recipe import CALIBRATED
 
 NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -35,8 +36,9 @@ def count(
 ) -> AchievedPrecision:
     """Count compute nodes, FLOPs and weights by precision.
 
-    A node (Conv, ConvTranspose, Gemm, MatMul) is `int8` when both factors come through DequantizeLinear from int8
-    (layout operators in between allowed), else it has the type of its factors. `flop_share` weighs nodes with their
+    A node (Conv, ConvTranspose, Gemm, MatMul) is `int8` or `fp8` when both factors come through DequantizeLinear from
+    it (layout operators in between allowed), `int4` when the weight does, because int4 is for weights alone; else it
+    has the type of its factors, the higher one where they differ. `flop_share` weighs nodes with their
     FLOPs at the input `shapes`; null when those are unknown and the nodes differ. `weight_share` is over the elements
     of all floating-point constants and the integer ones that DequantizeLinear reads, without scales and zero points.
     """
@@ -72,7 +74,7 @@ def require(proof: AchievedPrecision, model: ModelProto, op_types: Sequence[str]
     """
     if proof.asked in ("fp32", "tf32") or proof.nodes.get(proof.asked):
         return
-    if not proof.nodes and proof.asked != "int8" and proof.weight_share > 0:
+    if not proof.nodes and proof.asked not in CALIBRATED and proof.weight_share > 0:
         return  # nothing but element-wise work, and that is in half
     what = f"The model was asked for {proof.asked}, and not one of its compute nodes got it."
     if not proof.nodes:
@@ -85,7 +87,7 @@ def require(proof: AchievedPrecision, model: ModelProto, op_types: Sequence[str]
     kinds = sorted({node.op_type for node in graphs.walk(model.graph) if node.op_type in graphs.COMPUTE})
     if excluded:
         reason, fix = "`exclude-nodes` covers all of them, or all that could change.", "Exclude fewer nodes."
-    elif proof.asked == "int8" and not set(kinds) & set(op_types):
+    elif proof.asked in CALIBRATED and not set(kinds) & set(op_types):
         reason = f"`op-types` is {', '.join(op_types)}; the model has {', '.join(kinds)}."
         fix = "Add the model's operators to `op-types`."
     elif UNKNOWN in proof.nodes:
@@ -108,6 +110,8 @@ class _View:
 
     def node(self, node: NodeProto) -> str:
         factors = {self._factor(name) for name in node.input[:2]}
+        if weight_only := factors & {"int4", "uint4"}:
+            return weight_only.pop()
         return factors.pop() if len(factors) == 1 else max(factors, key=_height)
 
     def weights(self) -> Counter[str]:

@@ -1,10 +1,13 @@
-"""int8: ONNX Runtime's static quantiser with explicit Q/DQ, in the one form that TensorRT's parser accepts too:
-symmetric int8 for activations and weights, a scale per output channel of weights, bias in float32.
+"""int8 and fp8 by the light toolchain, with explicit Q/DQ nodes. int8 is ONNX Runtime's static quantizer in the one form
+that TensorRT's parser accepts too: symmetric int8 for activations and weights, a scale per output channel of weights,
+bias in float32. fp8 is `fp8.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -12,11 +15,12 @@ from onnx import ModelProto, TensorProto
 
 from trt_action.errors import SettingsError
 from trt_action.inputs import nearest, quote
-from trt_action.precision import calibrate, large, runtime
+from trt_action.precision import calibrate, fp8, large, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.recipe import Recipe
 
-LEAST_OPSET = 13  # QuantizeLinear with an axis (per channel)
+LEAST_OPSET = {"int8": 13, "fp8": fp8.LEAST_OPSET}
+"""For int8, of QuantizeLinear with an axis (per channel)."""
 
 EXTRA_OPTIONS = {
     "ActivationSymmetric": True,
@@ -27,40 +31,97 @@ EXTRA_OPTIONS = {
 }
 
 
-def quantize(
-    model: ModelProto, recipe: Recipe, batches: calibrate.Batches, folder: Path, tell: Callable[[str], None]
-) -> tuple[ModelProto, list[str]]:
-    """The model with Q/DQ pairs around the operators of `recipe.op_types`, and notes for the record.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be quantized. `model`: with constants folded, or the original where nothing is to be done;
+    `targets`: names of its nodes; `activations`: tensors that need a range, in the order of the graph; `makers`: each
+    target with the nodes of the original model whose exclusion excludes it."""
 
-    `folder` is for intermediate files. `tell` is called when a step begins.
+    model: ModelProto
+    targets: tuple[str, ...]
+    activations: tuple[str, ...]
+    makers: Mapping[str, tuple[str, ...]]
+
+
+def plan(model: ModelProto, recipe: Recipe, folder: Path, tell: Callable[[str], None]) -> Plan:
+    """Fold constants and find the float32 nodes of `recipe.op_types` that are not excluded.
 
     Raises:
         SettingsError: an operator that cannot be quantized, a node that is not there.
-        PrecisionError: NaN in an activation, or an opset that cannot be raised to 13.
+        PrecisionError: an opset that cannot be raised.
     """
-    _check_op_types(recipe.op_types)
-    model = graphs.raise_opset(model, LEAST_OPSET, "int8")
-    excluded = graphs.matching(model.graph, recipe.exclude_nodes)
+    _check_op_types(recipe)
+    model = graphs.raise_opset(model, LEAST_OPSET[recipe.precision], recipe.precision)
+    excluded = graphs.matching(model.graph, recipe.exclude_nodes, lenient=recipe.lenient)
     tell("folding constants")
     folded = optimize(model, folder)
-    excluded = _follow(excluded, model, folded)
+    follow = _Follow(model, folded)
+    excluded = {target for name in excluded for target in follow(name)}
     kinds = {name: kind for name, (kind, _) in graphs.types_and_shapes(folded).items()}
     weights = {tensor.name for tensor in folded.graph.initializer}
     targets: list[str] = []
-    activations: dict[str, None] = {}  # in the order of the graph
+    activations: dict[str, None] = {}
     for node in folded.graph.node:
-        floats = [n for n in (*node.input, *node.output) if kinds.get(n) == TensorProto.FLOAT]
+        # ONNX Runtime's int8 brackets results as well
+        named = (*node.input, *node.output) if recipe.precision == "int8" else node.input[:2]
+        floats = [n for n in named if kinds.get(n) == TensorProto.FLOAT]
         if node.op_type in recipe.op_types and node.name not in excluded and node.input[0] in floats:
             targets.append(node.name)
             activations |= dict.fromkeys(n for n in floats if n not in weights)
     if not targets:
-        return model, []
-    tell("calibrating")
-    ranges = calibrate.magnitudes(folded, list(activations), batches, recipe.calibration_method, folder)
+        return Plan(model, (), (), {})
+    makers: dict[str, tuple[str, ...]] = dict.fromkeys(targets, ())
+    for node in model.graph.node:
+        for target in follow(node.name) & makers.keys() if node.op_type in recipe.op_types else ():
+            makers[target] += (node.name,)
+    return Plan(folded, tuple(targets), tuple(activations), makers)
+
+
+def quantize(
+    model: ModelProto,
+    recipe: Recipe,
+    batches: calibrate.Batches,
+    folder: Path,
+    tell: Callable[[str], None],
+    ranges: Path | None = None,
+) -> tuple[ModelProto, list[str]]:
+    """The model with Q/DQ pairs around the operators of `recipe.op_types`, and notes for the record.
+
+    `folder` is for intermediate files. `tell` is called when a step begins. `ranges` is a file that keeps magnitudes
+    between calls for one model, data and method.
+
+    Raises:
+        SettingsError, PrecisionError: as `plan`; also NaN in an activation.
+    """
+    found = plan(model, recipe, folder, tell)
+    if not found.targets:
+        return found.model, []
+    magnitudes = calibrated(found, recipe, batches, folder, tell, ranges)
     tell("inserting Q/DQ")
-    quantized = _insert(folded, targets, ranges, recipe, folder)
-    silent = sum(value == 0 for value in ranges.values())
+    if recipe.precision == "fp8":
+        quantized = fp8.insert(found.model, set(found.targets), magnitudes)
+    else:
+        quantized = _insert(found.model, list(found.targets), magnitudes, recipe, folder)
+    silent = sum(value == 0 for value in magnitudes.values())
     return quantized, [f"{silent} activations were zero in every calibration sample."] if silent else []
+
+
+def calibrated(
+    found: Plan,
+    recipe: Recipe,
+    batches: calibrate.Batches,
+    folder: Path,
+    tell: Callable[[str], None],
+    ranges: Path | None,
+) -> dict[str, float]:
+    """The magnitude of each activation of the plan; read from `ranges` if an earlier call has kept them all there."""
+    known: dict[str, float] = json.loads(ranges.read_text()) if ranges is not None and ranges.exists() else {}
+    if not known.keys() >= set(found.activations):
+        tell("calibrating")
+        known |= calibrate.magnitudes(found.model, found.activations, batches, recipe.calibration_method, folder)
+        if ranges is not None:
+            ranges.write_text(json.dumps(known))
+    return {name: known[name] for name in found.activations}
 
 
 def optimize(model: ModelProto, folder: Path) -> ModelProto:
@@ -115,37 +176,44 @@ def _insert(
     return onnx.load(target)
 
 
-def _check_op_types(op_types: tuple[str, ...]) -> None:
+def _check_op_types(recipe: Recipe) -> None:
     from onnxruntime.quantization.registry import QDQRegistry
 
-    known = sorted(QDQRegistry)
-    for name in op_types:
+    known = sorted(QDQRegistry) if recipe.precision == "int8" else sorted(graphs.COMPUTE)
+    for name in recipe.op_types:
         if name not in known:
             close = nearest(name, known)
             raise SettingsError(
-                f"`op-types` names {quote(name)}, which int8 cannot quantize.",
+                f"`op-types` names {quote(name)}, which {recipe.precision} cannot quantize.",
                 why=f"Allowed are: {', '.join(known)}.",
                 fix=f"Did you mean {quote(close)}?" if close else "Take names from that list.",
             )
 
 
-def _follow(excluded: set[str], model: ModelProto, folded: ModelProto) -> set[str]:
-    """The excluded nodes after folding, which merges nodes (MatMul + Add becomes a Gemm under a new name): where a
-    node is gone, the one that makes its result, or the first result behind it, is excluded instead."""
-    makers = {output: node.name for node in folded.graph.node for output in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    names = set(makers.values())
-    found = excluded & names
-    queue = [output for node in model.graph.node if node.name in excluded - names for output in node.output]
-    seen: set[str] = set()
-    while queue:
-        output = queue.pop()
-        if output in makers:
-            found.add(makers[output])
-        elif output not in seen:
-            seen.add(output)
-            queue += [name for reader in readers.get(output, []) for name in reader.output]
-    return found
+class _Follow:
+    """Where a node has gone in folding, which merges nodes (MatMul + Add becomes a Gemm under a new name): to the node
+    that makes its result, or the first result behind it."""
+
+    def __init__(self, model: ModelProto, folded: ModelProto) -> None:
+        self._makers = {output: node.name for node in folded.graph.node for output in node.output}
+        self._there = set(self._makers.values())
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def __call__(self, name: str) -> set[str]:
+        if name in self._there:
+            return {name}
+        found: set[str] = set()
+        queue = list(self._nodes[name].output)
+        seen: set[str] = set()
+        while queue:
+            output = queue.pop()
+            if output in self._makers:
+                found.add(self._makers[output])
+            elif output not in seen:
+                seen.add(output)
+                queue += [name for reader in self._readers.get(output, []) for name in reader.output]
+        return found

@@ -8,26 +8,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
 from trt_action import data
 from trt_action.errors import OutOfMemoryError, PrecisionError, SettingsError, StorageError, TrtActionError
-from trt_action.evidence import AchievedPrecision, ModelInfo
+from trt_action.evidence import ModelInfo
 from trt_action.inputs import quote
-from trt_action.precision import cast, proof, quantize, runtime
+from trt_action.precision import cast, large, proof, quantize, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.calibrate import Feeds
-from trt_action.precision.recipe import Recipe
+from trt_action.precision.recipe import CALIBRATED, UNCHANGED, Recipe, crossed
 from trt_action.process import Channel
 
+Tell = Callable[[str, float | None], None]
+
 FILE = "prepared.onnx"
+SOURCE, FEEDS = "source.onnx", "feeds"
 _FULL_DISK_WORDS = ("serialization failed", "No space left")  # of ONNX Runtime, which raises no OSError
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 
 
 def main(channel: Channel) -> None:
-    """Serve one request: `{model, info, recipe, calibration, out_dir}` → `{path, proof}`."""
+    """Serve one request. `{step: "all", model, info, recipe, calibration, ranges, out_dir}` → `{path, proof}`.
+
+    With ModelOpt in between it is two: `hand-over` (the same, and `scratch`) → what `modelopt.convert` needs, or
+    `{quantized: true}` for a model with its own Q/DQ nodes; then `take-back` (the same, and `made`) → `{path, proof}`.
+    """
     request = channel.receive()
     if request is None:
         return
@@ -39,25 +47,91 @@ def main(channel: Channel) -> None:
         channel.progress(text, share)
 
     try:
-        path, achieved = prepare(request, tell)
+        answer = _STEPS[request["step"]](request, tell)
     except (TrtActionError, MemoryError):
         raise
     except Exception as error:  # the boundary of the process: libraries raise bare classes
-        raise _foreign(error, step, request["recipe"]["precision"]) from error
-    channel.send({"path": str(path), "proof": achieved.model_dump()})
+        raise foreign(error, step, request["recipe"]["precision"]) from error
+    channel.send(answer)
 
 
-def prepare(request: dict[str, Any], tell: Callable[[str, float | None], None]) -> tuple[Path, AchievedPrecision]:
+def prepare(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Read, rewrite, check, write and count."""
-    fields = dict(request["recipe"])
-    recipe = Recipe(
-        **{**fields, "op_types": tuple(fields["op_types"]), "exclude_nodes": tuple(fields["exclude_nodes"])}
-    )
+    recipe = crossed(request["recipe"])
     info = ModelInfo.model_validate(request["info"])
     tell("reading the model", None)
     model = graphs.read(Path(request["model"]))
     with tempfile.TemporaryDirectory(prefix="precision-", dir=request["out_dir"]) as scratch:
-        model, notes = _rewrite(model, recipe, info, request["calibration"], Path(scratch), tell)
+        model, notes = _rewrite(model, recipe, info, request, Path(scratch), tell)
+    return _finish(model, recipe, info, notes, request, tell)
+
+
+def hand_over(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """The model as ModelOpt gets it, calibration data as it reads them, and the names of excluded nodes."""
+    recipe = crossed(request["recipe"])
+    info = ModelInfo.model_validate(request["info"])
+    scratch = Path(request["scratch"])
+    tell("reading the model", None)
+    model = graphs.read(Path(request["model"]))
+    if recipe.precision in CALIBRATED and graphs.is_quantized(model):
+        return {"quantized": True}
+    if recipe.precision in CALIBRATED and request["calibration"] is None:
+        raise uncalibrated(info.name, recipe.precision)
+    excluded = graphs.matching(model.graph, recipe.exclude_nodes, lenient=recipe.lenient)
+    rows: list[int] = []
+    if recipe.precision in CALIBRATED:
+        tell("writing calibration data", None)
+        rows = _write_feeds(request, info, recipe.calibration_samples, scratch / FEEDS)
+    graphs.write(model, scratch / SOURCE)
+    return {
+        "quantized": False,
+        "excluded": sorted(excluded),
+        "large": large.is_large(model),
+        "feeds": {"feeds": str(scratch / FEEDS), "names": [tensor.name for tensor in info.inputs], "rows": rows},
+    }
+
+
+def take_back(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """What ModelOpt has made, with inputs and outputs held against the source."""
+    recipe = crossed(request["recipe"])
+    info = ModelInfo.model_validate(request["info"])
+    tell("reading what ModelOpt has made", None)
+    model = graphs.read(Path(request["made"]))
+    source = onnx.load(Path(request["scratch"]) / SOURCE, load_external_data=False)
+    _same_interface(source.graph, model.graph)
+    strange = _domains(model) - _domains(source) - set(graphs.STANDARD_DOMAINS)
+    if strange:
+        raise PrecisionError(
+            f"ModelOpt wrote operators of the domain {quote(min(strange))}, which no other backend reads.",
+            fix="Use `toolchain: onnxruntime`.",
+        )
+    for declared, wanted in ((model.graph.input, source.graph.input), (model.graph.output, source.graph.output)):
+        del declared[:]
+        declared.extend(wanted)
+    model, notes = _cast_rest(model, recipe)
+    return _finish(model, recipe, info, notes, request, tell)
+
+
+def _same_interface(source: onnx.GraphProto, made: onnx.GraphProto) -> None:
+    for kind in ("input", "output"):
+        had, has = (
+            [(value.name, value.type.tensor_type.elem_type) for value in getattr(graph, kind)]
+            for graph in (source, made)
+        )
+        if had != has:
+            raise PrecisionError(
+                f"ModelOpt changed the {kind}s of the model: {had[:4]} became {has[:4]}.",
+                fix="Use `toolchain: onnxruntime`; please report it with the model.",
+            )
+
+
+def _domains(model: ModelProto) -> set[str]:
+    return {node.domain for node in graphs.walk(model.graph)}
+
+
+def _finish(
+    model: ModelProto, recipe: Recipe, info: ModelInfo, notes: list[str], request: dict[str, Any], tell: Tell
+) -> dict[str, Any]:
     tell("counting", None)
     shapes = {name: shape.opt for name, shape in info.shapes.items()}
     achieved = proof.count(model, recipe.precision, shapes, notes)
@@ -65,42 +139,77 @@ def prepare(request: dict[str, Any], tell: Callable[[str, float | None], None]) 
     tell("checking the prepared model", None)
     path = Path(request["out_dir"]) / FILE
     graphs.write(model, path)
-    domains = {node.domain for node in graphs.walk(model.graph)}
+    domains = _domains(model)
+    bf16 = "bf16" in (recipe.precision, recipe.high_precision if recipe.precision in CALIBRATED else "")
     del model  # ONNX Runtime is about to load a second copy of the weights
-    _check(path, domains, recipe.precision)
-    return path, achieved
+    _check(path, domains, recipe.precision, bf16)
+    return {"path": str(path), "proof": achieved.model_dump()}
 
 
 def _rewrite(
-    model: ModelProto,
-    recipe: Recipe,
-    info: ModelInfo,
-    calibration: str | None,
-    scratch: Path,
-    tell: Callable[[str, float | None], None],
+    model: ModelProto, recipe: Recipe, info: ModelInfo, request: dict[str, Any], scratch: Path, tell: Tell
 ) -> tuple[ModelProto, list[str]]:
-    if recipe.precision == "fp32":
+    if recipe.precision in UNCHANGED:
         return model, []
     if recipe.precision in cast.HALF:
         tell(f"casting to {recipe.precision}", None)
-        model = graphs.raise_opset(model, cast.LEAST_OPSET[recipe.precision], recipe.precision)
-        half = cast.HalfCast(model, recipe.precision, graphs.matching(model.graph, recipe.exclude_nodes))
-        half.run()
-        return model, half.notes()
+        return _cast(
+            model, recipe.precision, graphs.matching(model.graph, recipe.exclude_nodes, lenient=recipe.lenient)
+        )
     if graphs.is_quantized(model):
-        return model, ["The model came with its own Q/DQ nodes; they were kept as they are."]
-    if calibration is None:
-        raise uncalibrated(info.name)
-    batches = _Batches(data.load_saved(Path(calibration)), info, recipe.calibration_samples, tell)
-    return quantize.quantize(model, recipe, batches, scratch, lambda text: tell(text, None))
+        notes = ["The model came with its own Q/DQ nodes; they were kept as they are."]
+    else:
+        batches = calibration_batches(request, info, recipe, tell)
+        ranges = Path(request["ranges"]) if request.get("ranges") else None
+        model, notes = quantize.quantize(model, recipe, batches, scratch, lambda text: tell(text, None), ranges)
+    model, more = _cast_rest(model, recipe)
+    return model, notes + more
 
 
-class _Batches:
+def _cast_rest(model: ModelProto, recipe: Recipe) -> tuple[ModelProto, list[str]]:
+    """Around quantized nodes: as `high_precision` says."""
+    if recipe.precision not in CALIBRATED or recipe.high_precision == "fp32":
+        return model, []
+    model = graphs.raise_opset(model, cast.QDQ_HALF_SCALE_OPSET, f"`high-precision: {recipe.high_precision}`")
+    return _cast(model, recipe.high_precision, set())
+
+
+def _cast(model: ModelProto, precision: str, keep: set[str]) -> tuple[ModelProto, list[str]]:
+    model = graphs.raise_opset(model, cast.LEAST_OPSET[precision], precision)
+    half = cast.HalfCast(model, precision, keep)
+    half.run()
+    return model, half.notes()
+
+
+def calibration_batches(request: dict[str, Any], info: ModelInfo, recipe: Recipe, tell: Tell) -> Batches:
+    """The calibration data as feeds.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if request["calibration"] is None:
+        raise uncalibrated(info.name, recipe.precision)
+    return Batches(data.load_saved(Path(request["calibration"])), info, recipe.calibration_samples, tell)
+
+
+def _write_feeds(request: dict[str, Any], info: ModelInfo, samples: int, folder: Path) -> list[int]:
+    """One `.npy` per inference and input, for another Python; how many samples each inference holds."""
+    dataset = data.load_saved(Path(request["calibration"]))
+    folder.mkdir()
+    rows: list[int] = []
+    for index, (feeds, count) in enumerate(data.batches(dataset, info)):
+        if sum(rows) >= min(samples, dataset.n):
+            break
+        rows.append(count)
+        for number, tensor in enumerate(info.inputs):
+            np.save(folder / f"{index}.{number}.npy", feeds[tensor.name], allow_pickle=False)
+    return rows
+
+
+class Batches:
     """Feeds of the first `samples` samples at the measured shape, from the start at every call."""
 
-    def __init__(
-        self, dataset: data.Dataset, info: ModelInfo, samples: int, tell: Callable[[str, float | None], None]
-    ) -> None:
+    def __init__(self, dataset: data.Dataset, info: ModelInfo, samples: int, tell: Tell) -> None:
         self._dataset, self._info, self._tell = dataset, info, tell
         self._samples = min(samples, dataset.n)
 
@@ -114,17 +223,17 @@ class _Batches:
             self._tell(f"calibrating, {min(done, self._samples)} of {self._samples} samples", done / self._samples)
 
 
-def uncalibrated(name: str) -> SettingsError:
-    """int8 without data would take made-up ranges silently."""
+def uncalibrated(name: str, precision: str) -> SettingsError:
+    """Without data, a quantizer would take made-up ranges silently."""
     return SettingsError(
-        f"`precision: int8` without `calibration-data`, and the model {quote(name)} has no Q/DQ nodes of its own.",
+        f"`precision: {precision}` without `calibration-data`, and the model {quote(name)} has no Q/DQ nodes of its own.",
         why="Ranges of activations come from representative inputs; made-up inputs give a model that is fast and wrong.",
         fix="Set `calibration-data` to an `.npz`, a folder of `.npy`, or `file.py:function` (about 128 samples), "
         "or choose `precision: fp16`. For a base: `base-precision: fp32` compares with the float model.",
     )
 
 
-def _check(path: Path, domains: set[str], precision: str) -> None:
+def _check(path: Path, domains: set[str], precision: str, bf16: bool) -> None:
     """The written file is valid ONNX, and ONNX Runtime accepts its types (not asked for bf16, which its CPU lacks,
     nor for operators of domains that it may not know)."""
     try:
@@ -135,13 +244,12 @@ def _check(path: Path, domains: set[str], precision: str) -> None:
             why=" ".join(str(error).split())[:800],
             fix="Name the node in `exclude-nodes`, or choose another precision; please report it with the model.",
         ) from None
-    foreign = domains - set(graphs.STANDARD_DOMAINS)
-    if precision == "bf16" or foreign or importlib.util.find_spec("onnxruntime") is None:
+    if bf16 or domains - set(graphs.STANDARD_DOMAINS) or importlib.util.find_spec("onnxruntime") is None:
         return
     runtime.session(path)
 
 
-def _foreign(error: Exception, step: str, precision: str) -> TrtActionError:
+def foreign(error: Exception, step: str, precision: str) -> TrtActionError:
     text = " ".join(str(error).split())[:800]
     if isinstance(error, OSError) or any(word in text for word in _FULL_DISK_WORDS):
         return StorageError(
@@ -156,3 +264,6 @@ def _foreign(error: Exception, step: str, precision: str) -> TrtActionError:
         why=f"{type(error).__name__}: {text}",
         fix="If a node is named there, put it into `exclude-nodes`; else choose another precision.",
     )
+
+
+_STEPS = {"all": prepare, "hand-over": hand_over, "take-back": take_back}
