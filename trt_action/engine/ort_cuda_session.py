@@ -121,7 +121,7 @@ class OnnxRuntimeCudaSession:
         self._gpu.synchronize(self._stream)
         self._session = self._binding = None
         self._in, self._out = {}, {}
-        self._steps.compute = self._check_open
+        self._steps.upload = self._steps.compute = self._check_open
         self._buffers.close()
         self._resources.close()
 
@@ -153,9 +153,10 @@ class OnnxRuntimeCudaSession:
         self._in, self._out = {}, {}
         self._binding = self._session.io_binding()
         gpu, number = self._gpu, self._options.gpu
+        inputs: dict[str, Buffer] = {}
         for tensor in self._inputs:
             shape, dtype = feeds[tensor.name].shape, np.dtype(tensor.dtype)
-            buffer = self._in[tensor.name] = self._buffer(shape, dtype)
+            buffer = inputs[tensor.name] = self._buffer(shape, dtype)
             self._binding.bind_input(tensor.name, "cuda", number, dtype.type, shape, buffer.pointer)
         sizes = _sizes(self._inputs, feeds)
         known = {tensor.name: _resolved(tensor, sizes) for tensor in self._outputs}
@@ -167,6 +168,7 @@ class OnnxRuntimeCudaSession:
             else:
                 buffer = self._out[tensor.name] = self._buffer(output_shape, dtype)
                 self._binding.bind_output(tensor.name, "cuda", number, dtype.type, output_shape, buffer.pointer)
+        self._in = inputs  # not before all is well: `bind` takes it for bound
         self._run_options = self._new_run_options()
         self._upload = gpu.copies([(b.pointer, b.host) for b in self._in.values()], self._stream, to_device=True)
         self._follow_outputs()

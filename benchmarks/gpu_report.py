@@ -1,0 +1,131 @@
+"""Tables of what benchmarks/gpu.py has recorded."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import sections
+
+Record = dict[str, Any]
+GOAL = 1.01
+
+
+def read(files: Iterable[Path]) -> list[Record]:
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+
+
+def one_line(record: Record) -> str:
+    """For the terminal, while it goes on."""
+    if "error" in record:
+        return "FAILED: " + " | ".join(record["error"].strip().splitlines()[-3:])
+    if record["part"] == "verdict":
+        ratio = record["p50_ratio"]
+        seen = f"{ratio['estimate'] - 1:+.2%}" if ratio else "no ratio"
+        return f"{record['verdict']} {seen}, {record['pairs']} pairs, {record['seconds']:.1f} s"
+    ratio, latency = record["ratios"]["latency"]["estimate"], record["latency"]["with"]
+    return f"bare {record['bare_p50_ms']:.3f} ms, ours x {ratio:.4f}, with copies p50 {latency['p50_ms']:.3f} ms"
+
+
+def report(records: list[Record], path: Path | None) -> str:
+    """Markdown; with `path`, written into its sections."""
+    bodies = {}
+    if overheads := [record for record in records if record["part"] == "overhead"]:
+        bodies["gpu-overhead"] = overhead(overheads)
+    if trials := [record for record in records if record["part"] == "verdict"]:
+        bodies["gpu-verdict"] = verdict(trials)
+    for name, body in bodies.items():
+        if path:
+            sections.write(path, name, body)
+    return "\n\n".join(bodies.values())
+
+
+def overhead(records: list[Record]) -> str:
+    latest = {record["case"]: record for record in records}  # a case that was run again
+    good = [record for record in latest.values() if "error" not in record]
+    failed = [record for record in latest.values() if "error" in record]
+    fp32 = {(r["model"], r["batch"]): r["bare_p50_ms"] for r in good if r["precision"] == "fp32"}
+    worst = max((r["ratios"][kind]["estimate"] for r in good for kind in ("block", "latency")), default=0.0)
+    rows = [_row(record, fp32.get((record["model"], record["batch"]))) for record in good]
+    text = [
+        "## On a GPU: what the measuring loop costs, and what the precisions bring",
+        f"`python benchmarks/gpu.py overhead` on {_host(records)}, random weights. `bare`: p50 of a plain "
+        "`run_with_iobinding` loop on device memory. `ours`: our p50 without copies over the same session, interleaved in "
+        f"one process (95 % interval). Goal ≤ {GOAL}; worst {worst:.4f}: {'reached' if worst <= GOAL else 'missed'}. The "
+        "other columns are the product's own passes in worker processes; parts of an inference by CUDA events.",
+        sections.table(
+            [
+                "model", "batch", "engine", "bare p50 / p99, ms", "over fp32", "ours ÷ bare", "p50 with copies, ms",
+                "H2D + compute + D2H, ms", "enqueue, ms", "device memory, MB",
+            ],
+            rows,
+        ),
+    ]  # fmt: skip
+    if failed:
+        text.append("Not measured: " + "; ".join(f"{r['case']} ({one_line(r)[:200]})" for r in failed) + ".")
+    return "\n\n".join(text)
+
+
+def _row(r: Record, fp32: float | None) -> list[str]:
+    shipped = r["latency"]["with"]
+    parts = shipped["device"]
+    ratio = r["ratios"]["latency"]
+    enqueue = parts["enqueue"]
+    memory = r["memory"]["device_peak_bytes"]
+    return [
+        r["model"],
+        str(r["batch"]),
+        r["precision"] + (" + CUDA graph" if r["cuda_graph"] else ""),
+        f"{r['bare_p50_ms']:.3f} / {r['bare_p99_ms']:.3f}",
+        f"{fp32 / r['bare_p50_ms']:.2f}×" if fp32 else "–",
+        f"{ratio['estimate']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]",
+        f"{shipped['p50_ms']:.3f}",
+        " + ".join(f"{parts[name]['median_ms']:.3f}" for name in ("h2d", "compute", "d2h")),
+        f"{enqueue['median_ms']:.3f}" if enqueue else "–",
+        f"{memory / 1e6:,.0f}" if memory else "–",
+    ]
+
+
+def verdict(trials: list[Record]) -> str:
+    keys = sorted({(t["net"], t["effect"]) for t in trials})
+    return "\n\n".join(
+        [
+            "## On a GPU: can the verdict be trusted?",
+            f"`python benchmarks/gpu.py verdict` on {_host(trials)}, {len(trials)} trials of the product's own `compare` "
+            "with its default margin of 0.5 %. `+n %` = n more layers on a chain of 100 convolutions.",
+            sections.table(
+                [
+                    "net", "effect", "measured effect", "trials", "regressed", "within noise", "improved",
+                    "inconclusive", "median time", "longest",
+                ],
+                [_verdict_row([t for t in trials if (t["net"], t["effect"]) == key]) for key in keys],
+            ),
+        ]
+    )  # fmt: skip
+
+
+def _verdict_row(chosen: list[Record]) -> list[str]:
+    ratios = [t["p50_ratio"]["estimate"] for t in chosen if t["p50_ratio"]]
+    seconds = [t["seconds"] for t in chosen]
+    shares = [
+        f"{sum(t['verdict'] == word for t in chosen) / len(chosen):.0%}"
+        for word in ("regressed", "within-noise", "improved", "inconclusive")
+    ]
+    effect = chosen[0]["effect"]
+    return [
+        chosen[0]["net"],
+        "A/A" if effect == 0 else f"+{effect} %",
+        f"{statistics.median(ratios) - 1:+.2%}" if ratios else "–",
+        str(len(chosen)),
+        *shares,
+        f"{statistics.median(seconds):.1f} s",
+        f"{max(seconds):.1f} s",
+    ]
+
+
+def _host(records: list[Record]) -> str:
+    host = records[-1]["host"]
+    return f"{host['gpu']}, CUDA {host['cuda']}, onnxruntime {host['onnxruntime']}, {host['binding']}"
