@@ -25,6 +25,7 @@ from trt_action.evidence import (
     Stage,
     Tool,
 )
+from trt_action.layer_records import LayerDiff
 from trt_action.model import Model
 from trt_action.process import Progress
 from trt_action.settings import Settings
@@ -45,6 +46,7 @@ class Draft:
     base_note: str = ""
     comparison: Comparison | None = None
     speedup: Speedup | None = None
+    layer_diff: LayerDiff | None = None
     accuracy: Accuracy = field(default_factory=Accuracy)
     gates: list[Gate] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Draft:
                     name: getattr(self, name)
                     for name in (
                         "outcome", "error", "source", "fingerprint", "head", "base", "base_note", "comparison",
-                        "speedup", "accuracy", "gates", "stages", "warnings",
+                        "speedup", "layer_diff", "accuracy", "gates", "stages", "warnings",
                     )
                 },
             }
@@ -102,9 +104,18 @@ def keep(draft: Draft, folder: Path) -> None:
         BuildError: the copy does not load or run.
     """
     if draft.model and "head" in draft.built:
-        kept.keep(
-            draft.built["head"], draft.model.info, folder, feeds=draft.feeds.get("head"), evidence=draft.evidence()
-        )
+        built = draft.built["head"]
+        feeds = draft.feeds.get("head") if _runs_here(built) else None
+        kept.keep(built, draft.model.info, folder, feeds=feeds, evidence=draft.evidence())
+
+
+def _runs_here(built: engine.BuiltEngine) -> bool:
+    """An engine can be built for a GPU that is not here: then nobody can record what it answers."""
+    try:
+        engine.backend(built.loadable.backend).check_host(built.loadable.options, measures=True)
+    except errors.BackendUnavailableError:
+        return False
+    return True
 
 
 def error_info(error: errors.TrtActionError) -> ErrorInfo:

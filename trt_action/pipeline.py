@@ -72,6 +72,9 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     if "bench" in parts:
         with work.stage(draft, "measure", "Measure") as progress:
             stages.measure_sides(draft, work, head, feeds, progress)
+    if work.settings.layers and parts & {"compare", "bench"}:
+        with work.stage(draft, "layers", "Layers") as progress:
+            stages.look_at_layers(draft, work, feeds, progress)
     if "accuracy" in parts:
         with work.stage(draft, "accuracy", "Accuracy") as progress:
             draft.accuracy = stages.check_accuracy(draft, work, head, base, validation, calibration, progress)

@@ -63,13 +63,28 @@ def max_memory(settings: Settings, head: Side) -> list[Gate]:
 
 
 def min_precision_share(settings: Settings, head: Side) -> list[Gate]:
-    """`min-precision-share`: counted FLOPs (or weights, if FLOPs are unknown) in the asked precision. No gate for fp32."""
+    """`min-precision-share`: FLOPs (or weights, if FLOPs are unknown) in the asked precision, counted in the prepared
+    graph; and on a GPU the time of products and convolutions that the engine spends in it: the smaller one decides
+    (docs/precision.md). On a CPU the time is said and not judged. No gate for fp32.
+    """
     proof = head.engine.achieved_precision
     if proof.asked == "fp32":
         return []
     share, of = (proof.weight_share, "weights") if proof.flop_share is None else (proof.flop_share, "FLOPs")
     limit = words.percent(settings.min_precision_share)
     kept = f"; {len(proof.kept_high)} compute nodes kept in higher precision" if proof.kept_high else ""
+    reason = f"Counted in the prepared graph{kept}."
+    timed = head.layers.asked_share if head.layers else None
+    if head.layers and timed is not None:
+        spent = f"{words.share(timed, settings.min_precision_share)} of the time of products and convolutions"
+        if head.layers.device == "cpu":
+            reason += f" This CPU spent {spent} in it, which is not judged here."
+        elif timed >= share:
+            reason += f" The engine spends {spent} in it."
+        else:
+            counted = f"{words.share(share, settings.min_precision_share)} of {of}"
+            reason = f"Timed layer by layer on the GPU; the prepared graph has {counted} in {proof.asked}{kept}."
+            share, of = timed, "the time of products and convolutions"
     status: GateStatus = "passed" if share >= settings.min_precision_share - _ROUNDING else "failed"
     return [
         Gate(
@@ -78,7 +93,7 @@ def min_precision_share(settings: Settings, head: Side) -> list[Gate]:
             observed=words.share(share, settings.min_precision_share),
             limit=limit,
             status=status,
-            reason=f"Counted in the prepared graph{kept}.",
+            reason=reason,
         )
     ]
 
