@@ -53,7 +53,7 @@ def run(
 
 def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     with work.stage(draft, "host", "Host"):
-        draft.fingerprint = stages.fingerprint(draft, work)
+        draft.fingerprint = stages.fingerprint(draft, work, measures=bool(parts))
     with work.stage(draft, "model", "Model"):
         head = draft.model = stages.load_head(work)
         draft.warnings += head.notes

@@ -14,6 +14,7 @@ from trt_action import accuracy, data, engine, errors, layers, measure, precisio
 from trt_action.draft import Draft, Work
 from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
+from trt_action.engine.tensorrt_options import TensorRTOptions
 from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side, TensorInfo
 from trt_action.inputs import quote_all
 from trt_action.model import base as bases
@@ -27,9 +28,11 @@ LAYER_SECONDS = 1.0
 """Of inferences under the profiler, per side."""
 
 
-def fingerprint(draft: Draft, work: Work) -> Fingerprint:
-    """Who measures, and whether this host is quiet."""
-    found = engine.fingerprint(work.settings.backend, _options(work.settings))
+def fingerprint(draft: Draft, work: Work, *, measures: bool) -> Fingerprint:
+    """Who measures, and whether this host is quiet. What it cannot build or measure is refused before any work."""
+    options = _options(work.settings)
+    engine.backend(work.settings.backend).check_host(options, measures=measures)
+    found = engine.fingerprint(work.settings.backend, options)
     draft.warnings += engine.warnings(found)
     return found
 
@@ -144,10 +147,12 @@ def build(
         options = _options(s)
         if s.device == "auto":  # a saved graph is of the device it was built for
             options = dataclasses.replace(options, device=built.loadable.options.device)
+        options = dataclasses.replace(options, tensorrt=built.loadable.options.tensorrt)
         built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=options))
     else:
         built = _obtain(work, role, model, s, calibration, progress)
     draft.built[role] = built
+    draft.warnings += (f"{role}: {note}" for note in built.notes)
     return Side(
         label=(base.label if base else _label(s.model, work.cwd))[:1_000],
         commit=base.commit if base else draft.source.commit,
@@ -323,6 +328,18 @@ def _options(s: Settings) -> RuntimeOptions:
         tf32=str(s.precision) == "tf32",
         cuda_graph=s.cuda_graph and device != "cpu",
         transfers=s.transfers,
+        tensorrt=TensorRTOptions(
+            workspace=s.workspace,
+            optimization_level=s.optimization_level,
+            tiling=s.tiling,
+            aux_streams=s.aux_streams,
+            timing_iterations=s.timing_iterations,
+            timing_cache=s.timing_cache,
+            version_compatible=s.version_compatible,
+            hardware_compatibility=s.hardware_compatibility,
+            weight_streaming=s.weight_streaming,
+            compute_capabilities=s.compute_capabilities,
+        ),
     )
 
 

@@ -95,8 +95,10 @@ def choice(name: str) -> Reads:
     )
 
 
-def whole(low: int, high: int) -> Reads:
-    return Reads(partial(values.whole, low=low, high=high), {"type": "integer", "minimum": low, "maximum": high})
+def whole(low: int, high: int, *, optional: bool = False) -> Reads:
+    return Reads(
+        partial(values.whole, low=low, high=high), {"type": "integer", "minimum": low, "maximum": high}, optional
+    )
 
 
 def boolean() -> Reads:
@@ -135,6 +137,48 @@ def duration(*, bare: bool = False) -> Reads:
 
 def size(*, zero: bool = False, optional: bool = False) -> Reads:
     return Reads(partial(units.size, zero=zero), _matching(rf"\+?{units.NUMBER}\s*(?:[KkMmGgTt][Ii]?)?[Bb]"), optional)
+
+
+def device_memory(*words: str) -> Reads:
+    """One of `words`, a size, or a share of the GPU's memory."""
+    written = _matching(rf"{'|'.join(words)}|\+?{units.NUMBER}\s*(?:%|(?:[KkMmGgTt][Ii]?)?[Bb])")
+    return Reads(partial(_device_memory, words=words), written)
+
+
+def _device_memory(value: object, words: tuple[str, ...]) -> str:
+    """As `units` prints it, so that equal amounts are written alike."""
+    if isinstance(value, str) and value.strip() in words:
+        return value.strip()
+    try:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return units.percent_text(units.percent(value, low="1", high="100"))
+        return units.size_text(units.size(value))
+    except values.BadValueError as error:
+        alternatives = ", ".join(f"`{word}`" for word in words)
+        raise values.BadValueError(
+            error.reason, allowed=f"{alternatives}, a size (`4GB`) or a share (`80%`)", example="4GB"
+        ) from None
+
+
+def capabilities() -> Reads:
+    """Compute capabilities as NVIDIA writes them; YAML reads `8.9` as a number."""
+    one = {
+        "anyOf": [{"type": "string", "pattern": r"^(?:[0-9]{1,2}\.[0-9]|(?:sm_?|SM_?)[0-9]{2,3})$"}, {"type": "number"}]
+    }
+    return Reads(_capabilities, {"anyOf": [{"type": "array", "items": one, "maxItems": 64}, {"type": "string"}]})
+
+
+def _capabilities(value: object) -> tuple[str, ...]:
+    items = [str(item) if isinstance(item, float) else item for item in value] if isinstance(value, list) else value
+    pattern = r"[0-9]{1,2}\.[0-9]|[sS][mM]_?[0-9]{2,3}"
+    names = values.names(items, pattern=pattern, what="compute capabilities, e.g. `8.9` or `sm_89`")
+    return tuple(dict.fromkeys(_dotted(name) for name in names))
+
+
+def _dotted(name: str) -> str:
+    """`sm_89` → `8.9`."""
+    digits = name.lower().removeprefix("sm").removeprefix("_")
+    return digits if "." in digits else f"{digits[:-1]}.{digits[-1]}"
 
 
 def rate(*, optional: bool = False) -> Reads:

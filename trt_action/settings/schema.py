@@ -15,7 +15,8 @@ from trt_action.settings.rules import AccuracyDrop, LatencyRule, MinAccuracy
 from trt_action.settings.values import Shapes
 
 Source = Literal["default", "file", "env", "cli"]
-AskedPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+MadePrecision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4"]
+AskedPrecision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "auto"]
 
 MAX_MODELS = 64
 
@@ -50,15 +51,23 @@ class Settings(BaseModel):
     model: Annotated[Path, fields.path()] = option("model")
     name: Annotated[str | None, fields.word(optional=True)] = option("name")
     base: Annotated[str, fields.word()] = option("base")
-    base_precision: Annotated[AskedPrecision | None, fields.choice("base-precision")] = option("base-precision")
+    base_precision: Annotated[MadePrecision | None, fields.choice("base-precision")] = option("base-precision")
     shapes: Annotated[Shapes | None, fields.shapes()] = option("shapes")
     batch_size: Annotated[int, fields.whole(1, 65_536)] = option("batch-size")
 
     precision: Annotated[AskedPrecision, fields.choice("precision")] = option("precision")
+    keep_accuracy: Annotated[bool, fields.boolean()] = option("keep-accuracy")
+    search_timeout: Annotated[float, fields.duration()] = option("search-timeout")
+    search_max_error: Annotated[float, fields.percent(high="100")] = option("search-max-error")
+    high_precision: Annotated[Literal["auto", "fp32", "fp16", "bf16"], fields.choice("high-precision")] = option(
+        "high-precision"
+    )
+    toolchain: Annotated[Literal["auto", "onnxruntime", "modelopt"], fields.choice("toolchain")] = option("toolchain")
+    modelopt_python: Annotated[Path | None, fields.path(optional=True)] = option("modelopt-python")
     calibration_data: Annotated[str | None, fields.text(optional=True)] = option("calibration-data")
     calibration_samples: Annotated[int, fields.whole(1, 1_000_000)] = option("calibration-samples")
-    calibration_method: Annotated[Literal["minmax", "percentile"], fields.choice("calibration-method")] = option(
-        "calibration-method"
+    calibration_method: Annotated[Literal["minmax", "percentile", "entropy"], fields.choice("calibration-method")] = (
+        option("calibration-method")
     )
     op_types: Annotated[tuple[str, ...], fields.names(fields.OPERATOR, "operators, e.g. `Conv`")] = option("op-types")
     exclude_nodes: Annotated[tuple[str, ...], fields.names(r".{1,1000}", "node names or globs")] = option(
@@ -76,6 +85,16 @@ class Settings(BaseModel):
     threads: Annotated[int, fields.whole(0, 1024)] = option("threads")
     graph_optimization: Annotated[str, fields.choice("graph-optimization")] = option("graph-optimization")
     memory_arena: Annotated[bool, fields.boolean()] = option("memory-arena")
+    workspace: Annotated[str, fields.device_memory("auto")] = option("workspace")
+    optimization_level: Annotated[int, fields.whole(0, 5)] = option("optimization-level")
+    tiling: Annotated[str, fields.choice("tiling")] = option("tiling")
+    aux_streams: Annotated[int | None, fields.whole(0, 64, optional=True)] = option("aux-streams")
+    timing_iterations: Annotated[int, fields.whole(1, 1000)] = option("timing-iterations")
+    timing_cache: Annotated[bool, fields.boolean()] = option("timing-cache")
+    version_compatible: Annotated[str, fields.choice("version-compatible")] = option("version-compatible")
+    hardware_compatibility: Annotated[str, fields.choice("hardware-compatibility")] = option("hardware-compatibility")
+    weight_streaming: Annotated[str, fields.device_memory("none", "auto")] = option("weight-streaming")
+    compute_capabilities: Annotated[tuple[str, ...], fields.capabilities()] = option("compute-capabilities")
     build_timeout: Annotated[float, fields.duration()] = option("build-timeout")
     cache: Annotated[Path | Literal["auto"] | None, fields.cache()] = option("cache")
     cache_size: Annotated[int, fields.size(zero=True)] = option("cache-size")
@@ -157,6 +176,8 @@ class Settings(BaseModel):
 
 
 _PRINTERS: Mapping[str, Callable[[Any], Any]] = {
+    "search-timeout": units.duration_text,
+    "search-max-error": units.percent_text,
     "min-precision-share": units.percent_text,
     "metric-timeout": units.duration_text,
     "build-timeout": units.duration_text,

@@ -32,19 +32,20 @@ class TensorRTBackend:
     def version(self) -> str:
         return str(library.load(self.flavour).__version__)
 
-    def check_precision(self, precision: str) -> None:
+    def check_precision(self, precision: str, options: RuntimeOptions | None = None) -> None:
         if precision not in PRECISIONS:
             raise BackendUnavailableError(
                 f"The {self.name} backend cannot run precision {quote(precision)}.",
                 fix=f"Use one of {', '.join(PRECISIONS)}.",
             )
+        targets.check_computes(precision, options.tensorrt.compute_capabilities if options else ())
 
     def check_host(self, options: RuntimeOptions, *, measures: bool) -> None:
-        trt = library.load(self.flavour)
         if not measures and not self.flavour.built_on_the_gpu:
+            library.load(self.flavour)
             return
-        found = self._device(options)
-        self._check_runs_on(trt, found.name, _numbers(found.capability), options)
+        found = self._device(options)  # before the library: without a GPU, installing that would not help
+        self._check_runs_on(library.load(self.flavour), found.name, _numbers(found.capability), options)
 
     def files(self, engine: Path) -> list[str]:
         return loading.names(engine)

@@ -16,6 +16,7 @@ LONGEST = 600
 """Characters of foreign text that a message keeps."""
 
 _PREFIX = re.compile(r"^I\w+::\w+: Error Code \d+: [\w ]+ \(|^\[[\w.:]+::\d+\] Error Code \d+: [\w ]+ \(")
+_ORIGIN = re.compile(r"^\[\w+\.\w+:\d+(?:: \w+)?\] (?:\w+Exception: )?")
 _PLACE = re.compile(r"\s*In \w[\w:]* at /\S+\.\w+:\d+")
 _NO_MEMORY = re.compile(
     r"out of memory|OutOfMemory|cudaErrorMemoryAllocation|insufficient memory|insufficient workspace|bad_alloc"
@@ -52,7 +53,7 @@ def found(log: Log, situation: Situation) -> TrtActionError:
 
 def readable(line: str) -> str:
     """A line of the log without C++ places, at most 600 characters."""
-    text = _PLACE.sub("", _PREFIX.sub("", line)).strip()
+    text = _ORIGIN.sub("", _PLACE.sub("", _PREFIX.sub("", line)).strip())
     text = text.removesuffix(")") if text.count(")") > text.count("(") else text
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST].strip()
 

@@ -7,6 +7,26 @@ from typing import Any
 
 from trt_action.errors import BackendUnavailableError, BuildError
 
+NEEDS = {"fp8": (8, 9), "bf16": (8, 0)}
+"""Compute capability from which on GPUs compute in it (measured: TensorRT for RTX refuses the ones before)."""
+
+
+def check_computes(precision: str, capabilities: Sequence[str]) -> None:
+    """Refuse a target that does not compute in the precision.
+
+    Raises:
+        BackendUnavailableError: names it.
+    """
+    least = NEEDS.get(precision, (0, 0))
+    for wanted in capabilities:
+        major, _, minor = wanted.partition(".")
+        if (int(major), int(minor)) < least:
+            raise BackendUnavailableError(
+                f"GPUs of compute capability {wanted} do not compute in {precision}.",
+                why=f"{precision} needs {least[0]}.{least[1]} or newer; `compute-capabilities` names {', '.join(capabilities)}.",
+                fix=f"Leave {wanted} out of `compute-capabilities`, or use another precision.",
+            )
+
 
 def supported(trt: Any) -> tuple[str, ...]:
     """Compute capabilities of the installed library's targets, smallest first: (`7.5`, `8.0`, …); empty where the library
