@@ -201,6 +201,7 @@ def _info(name: str, mode: int, time: int) -> tarfile.TarInfo:
 
 def _entry(sink: _Hashed, info: tarfile.TarInfo) -> None:
     try:
+        info.name.encode()  # tarfile would write such a name as bytes, which not every engine reads
         header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
     except UnicodeEncodeError:
         raise StorageError(
