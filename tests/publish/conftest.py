@@ -14,12 +14,14 @@ from pydantic import SecretStr
 from tests.doubles import registry, registry_proxy
 from tests.doubles.registry import PASSWORD, USER, Running
 from tests.doubles.registry_proxy import Proxy
+from trt_action.publish import layers
 from trt_action.publish.credentials import Credentials
 from trt_action.publish.oci import LAYER, Blob
 from trt_action.publish.registry import Registry
 
 LOGIN = Credentials(USER, SecretStr(PASSWORD))
 MakeRegistry = Callable[..., Registry]
+Pack = Callable[..., Blob]
 
 
 @dataclass
@@ -117,5 +119,18 @@ def make_blob(tmp_path: Path) -> Callable[[int], Blob]:
         path = tmp_path / f"blob-{size}"
         path.write_bytes(os.urandom(size))
         return Blob.of_file(path, LAYER)
+
+    return made
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    """A layer with one random file."""
+
+    def made(name: str, place: str = "/models/digits/1", size: int = 200_000) -> Blob:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.plan").write_bytes(os.urandom(size))
+        return layers.pack(folder, place, tmp_path / f"{name}.tar", compression="gzip")
 
     return made
