@@ -31,7 +31,7 @@ class Call:
     """One request on its way through an engine. Times are `time.perf_counter_ns`."""
 
     __slots__ = (
-        "arrived", "batch", "computed", "deadline", "error", "feeds", "future", "gone", "kind", "merged", "outputs",
+        "arrived", "batch", "computed", "deadline", "ended", "error", "feeds", "gone", "kind", "merged", "outputs",
         "queued", "rows", "started",
     )  # fmt: skip
 
@@ -54,13 +54,17 @@ class Call:
         self.batch = 0
         self.outputs: dict[str, Array] = {}
         self.error: RefusedError | None = None
-        self.future: asyncio.Future[None] | None = None
+        self.ended: Callable[[], None] = nobody
 
     def over(self, now: float) -> RefusedError | None:
         """Why it need not be computed any more: nobody waits for it."""
         if self.gone is not None and self.gone():
             return RefusedError(499, "The client went away.", "cancelled")
         return refusal.expired() if now > self.deadline else None
+
+
+def nobody() -> None:
+    """Nobody waits for the end of a call."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Limits:
     pad_to: int | None = None
     queue: int = 256
     inline_ns: int = 0
-    """An engine whose runs are shorter runs on the event loop itself while nothing else is to do (0 = never)."""
+    """An engine whose runs usually take less runs on the event loop: changing threads would take longer (0 = never)."""
 
 
 class Batcher:
@@ -91,42 +95,32 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._queue)
 
-    async def run(self, call: Call, *, alone: bool = False) -> None:
-        """Wait until `call` has its outputs.
-
-        Args:
-            alone: no other request is on its way, so nothing could be batched with it.
+    def put(self, call: Call) -> None:
+        """Into the queue; `call.ended` is called when it has its outputs or its error.
 
         Raises:
-            RefusedError: the queue is full, its time is over, or the engine failed on it.
+            RefusedError: the queue is full.
         """
-        call.queued = time.perf_counter_ns()
-        if alone and self._idle and not self._queue and self._usual_ns < self._limits.inline_ns:
-            self._count(execute(self._idle[-1][1], (call,), self._limits.pad_to))
-        else:
-            await self._wait_in_line(call)
-        if call.error is not None:
-            raise call.error
-
-    def _wait_in_line(self, call: Call) -> asyncio.Future[None]:
         if len(self._queue) >= self._limits.queue:
             raise refusal.overloaded(f"{len(self._queue)} requests are waiting already.")
         loop = asyncio.get_running_loop()
-        future = call.future = loop.create_future()
+        call.queued = time.perf_counter_ns()
         self._queue.append(call)
         if self._idle and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._dispatch, loop)  # after everything that came in with the same turn of the loop
-        if not self._sweeping:
+        elif not self._idle and not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
-        return future
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = False
         while self._idle and (batch := self._take()):
             engine = self._idle.pop()
-            engine[0].post(partial(self._work, loop, engine, batch))
+            if self._usual_ns < self._limits.inline_ns:
+                self._done(engine, batch, execute(engine[1], batch, self._limits.pad_to))
+            else:
+                engine[0].post(partial(self._work, loop, engine, batch))
 
     def _take(self) -> list[Call]:
         """The oldest request and the others that fit into one run with it, in order."""
@@ -136,7 +130,8 @@ class Batcher:
         left: deque[Call] = deque()
         for call in self._queue:
             if over := call.over(now):
-                _finish(call, over)
+                call.error = over
+                call.ended()
             elif not batch or (call.kind == batch[0].kind and rows + call.rows <= self._limits.rows):
                 batch.append(call)
                 rows += call.rows
@@ -148,15 +143,18 @@ class Batcher:
     def _work(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call]) -> None:
         """On the engine's thread."""
         done = execute(engine[1], batch, self._limits.pad_to)
-        loop.call_soon_threadsafe(self._done, loop, engine, batch, done)
+        loop.call_soon_threadsafe(self._back, loop, engine, batch, done)
 
-    def _done(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
+    def _back(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
+        self._done(engine, batch, done)
+        if self._queue:
+            self._dispatch(loop)
+
+    def _done(self, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
         self._idle.append(engine)
         self._count(done)
         for call in batch:
-            _finish(call, call.error)
-        if self._queue:
-            self._dispatch(loop)
+            call.ended()
 
     def _count(self, done: list[Executed]) -> None:
         for rows, input_ns, infer_ns, output_ns in done:
@@ -167,13 +165,8 @@ class Batcher:
         now = time.monotonic()
         for call in [call for call in self._queue if call.over(now)]:
             self._queue.remove(call)
-            _finish(call, call.over(now))
+            call.error = call.over(now)
+            call.ended()
         self._sweeping = bool(self._queue)
         if self._sweeping:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
-
-
-def _finish(call: Call, error: RefusedError | None) -> None:
-    call.error = error
-    if call.future is not None and not call.future.done():
-        call.future.set_result(None)

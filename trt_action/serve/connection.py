@@ -1,5 +1,5 @@
 """What one connection may cost: size of the head, time for head and body, number of connections. uvicorn reads and
-writes HTTP; what it leaves open is bounded here."""
+writes HTTP; what it leaves open is bounded here, and plain inference requests take a shorter way (`direct`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from trt_action.serve.app import CONNECTION
-from trt_action.serve.flags import Options
+from trt_action.serve.app import CONNECTION, App
+from trt_action.serve.direct import SPECIAL, Direct
 
 LINGER_SECONDS = 1.0
 """How long an idle connection is kept after the server began to stop: a request that is on its way still gets its
@@ -24,14 +24,15 @@ NEVER = float("inf")
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with limits. `options` is set once, before the first connection."""
+    """uvicorn's connection with limits. `shared` is set once, before the first connection."""
 
-    options: ClassVar[Options]
+    shared: ClassVar[App]
     refused: ClassVar[int] = 0
     """Connections that were closed for a limit."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.until = time.monotonic() + self.options.read_timeout
+        self._options = self.shared.options
+        self.until = time.monotonic() + self._options.read_timeout
         self._head_bytes = 0
         self._in_head = True
         self._progress = 0
@@ -39,8 +40,13 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._unsent = (0, NEVER)
         super().connection_made(transport)
-        if len(self.connections) > self.options.max_connections:
+        if len(self.connections) > self._options.max_connections:
             self._close(HTTPStatus.SERVICE_UNAVAILABLE, b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if isinstance(self.cycle, Direct):
+            self.cycle.lost()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -48,29 +54,42 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self.until == NEVER:
-                self.until = time.monotonic() + self.options.read_timeout
+                self.until = time.monotonic() + self._options.read_timeout
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.options.max_header_bytes and not self.transport.is_closing():
+        if self._in_head and self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
             self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
         self._in_head = True
-        self._head_bytes = min(self._head_bytes, 65_536)
-        self.until = time.monotonic() + self.options.read_timeout
+        self.until = time.monotonic() + self._options.read_timeout
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
         self._progress = 0
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.options.max_header_bytes:
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+        if size > self._options.max_header_bytes:
             self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
-        super().on_headers_complete()
+        if not self._directly():
+            super().on_headers_complete()
         if self._last:
             self.cycle.keep_alive = False
+
+    def _directly(self) -> bool:
+        """Start the short way, if this request can take it."""
+        if self.url not in self.shared.inference or self.parser.get_method() != b"POST":
+            return False
+        headers = dict(self.headers)
+        if any(name in headers for name in SPECIAL) or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        direct = Direct(self.shared, self, self.url, headers, keep_alive=keep_alive)
+        self.cycle = direct  # type: ignore[assignment]
+        direct.begin()
+        return True
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -78,15 +97,31 @@ class Connection(HttpToolsProtocol):
         self._progress += len(body)
         if self._progress >= PROGRESS_BYTES:
             self._progress = 0
-            self.until = time.monotonic() + self.options.read_timeout
-        super().on_body(body)
+            self.until = time.monotonic() + self._options.read_timeout
+        if isinstance(self.cycle, Direct):
+            if not self.cycle.response_complete:
+                self.cycle.part(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._refused:
             return
         self.until = NEVER
         self._in_head = True
-        super().on_message_complete()
+        if isinstance(self.cycle, Direct):
+            if not self.cycle.response_complete:
+                self.cycle.complete()
+        else:
+            super().on_message_complete()
+
+    def answered(self, direct: Direct) -> None:
+        """The answer of the short way is out."""
+        if direct.disconnected:
+            return
+        if not direct.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def shutdown(self) -> None:
         """The server stops: the answer in work is the last one, or the request that is about to arrive."""
@@ -100,10 +135,6 @@ class Connection(HttpToolsProtocol):
         """The client has hung up."""
         return self.transport.is_closing()
 
-    def is_only_one(self) -> bool:
-        """No other request is being read or computed in this process."""
-        return len(self.tasks) == 1
-
     def check(self, now: float) -> None:
         """Close if the client has used up its time: for a request, or for reading its answer."""
         waiting = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
@@ -111,7 +142,7 @@ class Connection(HttpToolsProtocol):
             self._close(None if self._in_head and not self._head_bytes else HTTPStatus.REQUEST_TIMEOUT)
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent[0]:
-            self._unsent = (unsent, now + self.options.read_timeout if unsent else NEVER)
+            self._unsent = (unsent, now + self._options.read_timeout if unsent else NEVER)
         elif now > self._unsent[1]:
             self.transport.abort()
 

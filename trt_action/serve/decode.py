@@ -58,7 +58,7 @@ def question(
     if json_bytes == 0:
         return raw(body, inputs)
     document = _document(body if json_bytes is None else body[:json_bytes])
-    parameters = _parameters(document, "The request")
+    parameters = _parameters(document)
     binary = _flag(parameters, "binary_data_output")
     return Question(
         _feeds(document, body[json_bytes if json_bytes is not None else len(body) :], inputs),
@@ -170,7 +170,9 @@ def _taken(dtype: str) -> set[type]:
 
 
 def _binary_size(tensor: Mapping[str, Any], wanted: Port) -> int | None:
-    parameters = _parameters(tensor, f"Input {shown(wanted.name)}")
+    parameters = _parameters(tensor)
+    if not parameters:
+        return None
     if any(key.startswith("shared_memory") for key in parameters):
         raise refusal.bad("Shared memory is not offered by this server.")
     size = parameters.get("binary_data_size")
@@ -190,19 +192,19 @@ def _asked(document: Mapping[str, Any], outputs: Mapping[str, Port], binary: boo
         if name not in outputs or name in asked:
             known = ", ".join(map(shown, outputs))
             raise refusal.bad(f"Output {shown(name)} is asked for twice, or is none of {known}.")
-        parameters = _parameters(output, f"Output {shown(name)}")
+        parameters = _parameters(output)
         if "classification" in parameters or any(key.startswith("shared_memory") for key in parameters):
             raise refusal.bad("Classification and shared memory are not offered by this server.")
         asked[name] = _flag(parameters, "binary_data", binary)
     return asked or None
 
 
-def _parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = holder.get("parameters")
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise refusal.bad(f"{what} has `parameters` that are not a JSON object.")
+        raise refusal.bad("`parameters` is not a JSON object.")
     return parameters
 
 

@@ -45,8 +45,8 @@ FLAGS = (
     Flag("batching", True, "put waiting requests into one run where the model allows it"),
     Flag("pad-batches", False, "fill requests up to a fixed batch size with copies of their last row"),
     Flag("max-queue", 256, "requests that wait for an engine, per model; more are answered 503", "N", low=1),
-    Flag("inline-below", 1.0, "milliseconds: an engine that is faster runs without a change of thread while a single "
-         "request is there", "MS"),
+    Flag("inline-below", 1.0, "milliseconds: an engine whose runs take less runs on the event loop, without a change "
+         "of thread", "MS"),
     Flag("request-timeout", 60.0, "seconds that a request may wait for an engine, unless it asks for less", "SECONDS",
          low=0.001),
     Flag("max-body-bytes", 256_000_000, "bytes of a request, also after decompression", "N", low=1),

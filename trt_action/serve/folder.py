@@ -112,7 +112,13 @@ def read(place: Place) -> Served:
         profile = {str(name): _range(shapes) for name, shapes in dict(model["shapes"]).items()}
         backend, recorded = str(engine["backend"]), str(engine["sha256"])
         loadable = Loadable.from_json(
-            {"backend": backend, "path": place.path / names[0], "options": record["options"], "prepared": True}
+            {
+                "backend": backend,
+                "path": place.path / names[0],
+                "options": record["options"],
+                "prepared": True,
+                "sha256": recorded,
+            }
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(place.path, f"its record is not valid ({type(error).__name__})") from None

@@ -21,8 +21,6 @@ from trt_action.serve.stats import Stats
 from trt_action.serve.tensors import Port, port
 
 WARM_UP_RUNS = 5
-PROFILE_BOUND = ("tensorrt", "tensorrt-rtx", "tensorrt-lean")
-"""Backends whose engines refuse shapes outside of the profile; ONNX Runtime takes any size of an open axis."""
 
 Say = Callable[[str], None]
 
@@ -39,7 +37,7 @@ def load(place: Place, options: Options, say: Say) -> Model:
         EvidenceError, StorageError, DataError: the folder is not as it should be.
     """
     served = folder.read(place)
-    for difference in guard.check(served, refuse=options.other_hardware == "refuse"):
+    for difference in guard.check(served, guard.here(served), refuse=options.other_hardware == "refuse"):
         say(f"Warning: the engine was not built for this host: {difference}")
     threads = [EngineThread(f"engine-{place.model}-{n}") for n in range(options.instances)]
     sessions: list[Session] = []
@@ -59,7 +57,7 @@ def _open(served: Served) -> Session:
 
 def _ready(served: Served, options: Options, engines: list[tuple[EngineThread, Session]], say: Say) -> Model:
     session = engines[0][1]
-    bound = served.loadable.backend in PROFILE_BOUND
+    bound = served.loadable.backend != "onnxruntime"  # it takes any size of an open axis, TensorRT those of the profile
     largest = options.max_batch if options.max_batch and not bound else None
     inputs = {
         tensor.name: port(tensor, served.profile.get(tensor.name), lower_bounds=bound, max_batch=largest)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from trt_action.serve.batching import Batcher, Call, Limits
 from trt_action.serve.folder import Served
+from trt_action.serve.refusal import RefusedError
 from trt_action.serve.stats import Stats
 from trt_action.serve.tensors import Port
 
@@ -42,19 +44,30 @@ class Model:
         self._close = close
         self._empty = asyncio.Event()
 
-    async def infer(self, call: Call, *, alone: bool = False) -> None:
-        """Run `call`; its outputs and times are in it afterwards.
+    def infer(self, call: Call, ended: Callable[[], None]) -> None:
+        """Run `call` and call `ended`; then its outputs, or its error, and its times are in it.
 
         Raises:
-            RefusedError: overload, a deadline, or the engine failed on this request.
+            RefusedError: the queue is full.
         """
         self.in_flight += 1
+        call.ended = partial(self._ended, ended)
         try:
-            await self.batcher.run(call, alone=alone and self.in_flight == 1)
+            self.batcher.put(call)
+        except RefusedError:
+            self._leave()
+            raise
+
+    def _ended(self, ended: Callable[[], None]) -> None:
+        try:
+            ended()
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._empty.set()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._empty.set()
 
     def call(
         self, feeds: Mapping[str, Any], *, arrived: int, timeout: float, gone: Callable[[], bool] | None = None

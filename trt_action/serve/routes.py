@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from trt_action import __version__
 from trt_action.serve import refusal
+from trt_action.serve.metrics import CONTENT_TYPE, Metrics
 from trt_action.serve.refusal import RefusedError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def routes(app: App) -> Router:
         ("GET", "/v2/health/live", pages.live),
         ("GET", "/v2/health/ready", pages.ready),
         ("GET", "/v2/models/stats", pages.all_stats),
+        ("GET", "/metrics", pages.metrics),
         ("POST", "/v2/repository/index", pages.index),
         ("POST", "/v2/repository/models/{model}/load", pages.load),
         ("POST", "/v2/repository/models/{model}/unload", pages.unload),
@@ -55,6 +57,7 @@ class _Pages:
     def __init__(self, app: App) -> None:
         self._app = app
         self._repository = app.repository
+        self._metrics = Metrics(app)
 
     async def server(self, _request: Request) -> Response:
         return _json({"name": "trt-action", "version": __version__, "extensions": EXTENSIONS})
@@ -63,7 +66,7 @@ class _Pages:
         return Response(status_code=200)
 
     async def ready(self, _request: Request) -> Response:
-        return Response(status_code=200 if self._repository.ready and not self._app.draining else 503)
+        return Response(status_code=200 if self._app.ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
         self._model(request)
@@ -82,6 +85,9 @@ class _Pages:
     async def all_stats(self, _request: Request) -> Response:
         models = self._repository.models()
         return _json({"model_stats": [model.stats.as_json(model.name, model.version) for model in models]})
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def index(self, request: Request) -> Response:
         asked = await self._asked(request)

@@ -46,6 +46,7 @@ async def _serve(options: Options) -> None:
     app = App(repository, options, log, _token(options))
     listener = _listen(options)
     server = _server(app, options)
+    app.connections = lambda: len(server.server_state.connections)
     stopping = Stopping(app, server, options, log)
     stopping.listen()
     host, port = listener.getsockname()[:2]
@@ -121,7 +122,7 @@ class Stopping:
 
 
 def _server(app: App, options: Options) -> uvicorn.Server:
-    Connection.options = options
+    Connection.shared = app
     for name in ("uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # `log` tells what happens, in one form
     config = uvicorn.Config(
