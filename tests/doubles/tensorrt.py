@@ -310,7 +310,7 @@ class IRuntimeCache(_Object):
     """Compiled kernels; of the very GPU that compiled them."""
 
     def __init__(self, module: FakeTensorRT, config: IRuntimeConfig) -> None:
-        super().__init__(module, config)
+        super().__init__(module, None)  # the config holds it, and so may we
         self._kernels = b""
 
     def deserialize(self, blob: bytes) -> bool:
@@ -412,7 +412,8 @@ class IExecutionContext(_Object):
         self._module.log.append(("execute", stream_handle))
         if self._allocators:
             gpu.synchronize(stream_handle)  # sizes are known only now
-            self._grow(network.function(self._read()), stream_handle)
+            if not self._grow(network.function(self._read()), stream_handle):
+                return self._refuse("The output allocator returned no memory.")
         gpu.enqueue(stream_handle, self._compute, network.milliseconds)
         if self.profiler is not None:  # with a profiler on, the call waits, and then reports
             gpu.synchronize(stream_handle)
@@ -426,7 +427,7 @@ class IExecutionContext(_Object):
             content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self._module.gpu.device(self._where(name), content.nbytes)[:] = content
 
-    def _grow(self, results: Mapping[str, Array], stream: int) -> None:
+    def _grow(self, results: Mapping[str, Array], stream: int) -> bool:
         for name, reference in self._allocators.items():
             output_allocator = reference()
             if output_allocator is None:
@@ -436,8 +437,11 @@ class IExecutionContext(_Object):
             pointer = output_allocator.reallocate_output_async(
                 name, self._addresses.get(name, 0), max(array.nbytes, 1), 256, stream
             )
+            if not pointer:
+                return False
             self._addresses[name] = pointer
             output_allocator.notify_shape(name, array.shape)
+        return True
 
     def _read(self) -> dict[str, Array]:
         found = {}

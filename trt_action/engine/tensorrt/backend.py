@@ -16,6 +16,7 @@ from trt_action.engine.tensorrt import building, library, loading, targets
 from trt_action.engine.tensorrt.building import Gpu
 from trt_action.engine.tensorrt.causes import Situation
 from trt_action.engine.tensorrt.library import Flavour
+from trt_action.engine.tensorrt.lifetime import closed_on_failure
 from trt_action.engine.tensorrt.session import TensorRTSession
 from trt_action.errors import BackendUnavailableError
 from trt_action.inputs import quote
@@ -88,7 +89,8 @@ class TensorRTBackend:
         gpu = self._cuda(options)
         self._check_runs_on(trt, gpu.name(), gpu.capability(), options)
         opened = loading.open_engine(trt, self.flavour, name, contents, options, gpu.name())
-        return TensorRTSession(trt, gpu, opened, options, Situation(self.flavour.title, name, "run"))
+        with closed_on_failure(opened):
+            return TensorRTSession(trt, gpu, opened, options, Situation(self.flavour.title, name, "run"))
 
     def _compile(self, trt: Any, plan: Path, options: RuntimeOptions, context: BuildContext) -> None:
         """Run the plan once on this GPU, and keep the kernels that were compiled for it beside the plan."""

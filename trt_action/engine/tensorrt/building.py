@@ -1,8 +1,4 @@
-"""From a prepared ONNX graph to a plan. Runs in a child process: a builder that crashes takes nothing else along.
-
-Builder, network, parser, config and logger are kept in one frame until the plan is there: TensorRT's objects use each other
-without keeping each other alive.
-"""
+"""From a prepared ONNX graph to a plan. Runs in a child process: a builder that crashes takes nothing else along."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from trt_action.engine.backend import BuildContext, RuntimeOptions
 from trt_action.engine.tensorrt import causes, configure, log, memory, progress, timing
 from trt_action.engine.tensorrt.causes import Situation
 from trt_action.engine.tensorrt.library import Flavour
+from trt_action.engine.tensorrt.lifetime import Held, closed_on_failure
 from trt_action.engine.tensorrt.log import Log
 from trt_action.errors import BuildError
 from trt_action.inputs import quote
@@ -56,13 +53,32 @@ def build(
     memory.check(budget, name, streamed=options.tensorrt.weight_streaming != "none")
     workspace = memory.workspace(options.tensorrt.workspace, budget)
     situation = Situation(flavour.title, name, "build", _said(budget, workspace))
+    held = Held()
+    with closed_on_failure(held):
+        plan = _compile(trt, flavour, prepared, options, context, gpu, workspace, situation, held)
+    held.close()
+    files.write_atomic(out_dir / PLAN, plan)
+    return out_dir / PLAN
+
+
+def _compile(
+    trt: Any,
+    flavour: Flavour,
+    prepared: Path,
+    options: RuntimeOptions,
+    context: BuildContext,
+    gpu: Gpu | None,
+    workspace: int | None,
+    situation: Situation,
+    held: Held,
+) -> bytes:
     said = Log()
-    logger = log.logger(trt, said)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, network, prepared, said, situation)
-    config = builder.create_builder_config()
+    logger = held.add(log.logger(trt, said))
+    builder = held.add(trt.Builder(logger))
+    network = held.add(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)))
+    parser = held.add(trt.OnnxParser(network, logger))
+    _parse(parser, network, prepared, said, situation)
+    config = held.add(builder.create_builder_config())
     configure.apply(
         trt,
         config,
@@ -73,20 +89,19 @@ def build(
         warn=context.warn,
     )
     configure.add_profile(builder, network, config, context.shapes)
-    monitor = progress.monitor(trt, progress.Phases(context.progress))
-    config.progress_monitor = monitor
+    config.progress_monitor = held.add(progress.monitor(trt, progress.Phases(context.progress)))
     timings = _timings(trt, flavour, options, context, gpu)
-    timing_cache = timing.put_into(config, timings) if timings else None
+    if timings:
+        held.add(timing.put_into(config, timings))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise causes.found(said, situation)
-    files.write_atomic(out_dir / PLAN, bytes(plan))
-    if timings and timing_cache is not None:
+    if timings:
         timing.keep(config, timings)
-    return out_dir / PLAN
+    return bytes(plan)
 
 
-def _parse(trt: Any, parser: Any, network: Any, prepared: Path, said: Log, situation: Situation) -> None:
+def _parse(parser: Any, network: Any, prepared: Path, said: Log, situation: Situation) -> None:
     """By path: only so is external data found beside the model. A file that is no model at all "parses" too."""
     if not parser.parse_from_file(str(prepared)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -96,10 +111,10 @@ def _parse(trt: Any, parser: Any, network: Any, prepared: Path, said: Log, situa
             f"{situation.title} found no graph in {quote(prepared.name)}: the file is empty or not an ONNX model.",
             fix="Check the file with `onnx.checker.check_model(path, full_check=True)`.",
         )
-    _refuse_double(trt, network, prepared)
+    _refuse_double(prepared)
 
 
-def _refuse_double(trt: Any, network: Any, prepared: Path) -> None:
+def _refuse_double(prepared: Path) -> None:
     """TensorRT computes double in float without a word: an engine with other inputs than the model is refused."""
     from onnx import TensorProto
 

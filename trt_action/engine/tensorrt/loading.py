@@ -11,6 +11,7 @@ from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.tensorrt import causes, log, plan
 from trt_action.engine.tensorrt.causes import Situation
 from trt_action.engine.tensorrt.library import Flavour
+from trt_action.engine.tensorrt.lifetime import Held, closed_on_failure
 from trt_action.engine.tensorrt.log import Log
 from trt_action.errors import BuildError, StorageError
 from trt_action.inputs import quote
@@ -30,14 +31,18 @@ class Contents:
 
 @dataclass
 class Opened:
-    """TensorRT's objects, parents first. They use each other without keeping each other alive: hold all, or none."""
+    """An engine and what it needs; `held` lets it go in the right order. The last two only with TensorRT for RTX."""
 
-    logger: Any
-    runtime: Any
-    engine: Any
-    runtime_config: Any
-    runtime_cache: Any
+    held: Held
     said: Log
+    engine: Any = None
+    runtime_config: Any = None
+    runtime_cache: Any = None
+
+    def close(self) -> None:
+        """No execution context may be left."""
+        self.runtime_cache = self.runtime_config = self.engine = None
+        self.held.close()
 
 
 def names(path: Path) -> list[str]:
@@ -81,22 +86,31 @@ def open_engine(
     asked = options.tensorrt
     header = plan.read(contents.plan[: plan.HEAD_BYTES], name)
     plan.check(header, name, flavour, str(trt.__version__), version_compatible=asked.version_compatible)
-    said = Log()
-    logger = log.logger(trt, said)
-    runtime = trt.Runtime(logger)
+    opened = Opened(Held(), Log())
+    with closed_on_failure(opened):
+        situation = Situation(f"{flavour.title} {trt.__version__}", name, "load")
+        opened.engine = _deserialize(trt, opened, situation, contents.plan, options, gpu_name)
+        if hasattr(trt, "CudaGraphStrategy"):
+            _configure(trt, opened, options, contents.jit_cache)
+    return opened
+
+
+def _deserialize(
+    trt: Any, opened: Opened, situation: Situation, content: bytes, options: RuntimeOptions, gpu_name: str
+) -> Any:
+    logger = opened.held.add(log.logger(trt, opened.said))
+    runtime = opened.held.add(trt.Runtime(logger))
+    asked = options.tensorrt
     if asked.version_compatible == "with-lean":
         runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(contents.plan)
+    engine = opened.held.add(runtime.deserialize_cuda_engine(content))
     if engine is None:
-        error = causes.found(said, Situation(f"{flavour.title} {trt.__version__}", name, "load"))
-        error.why = f"{error.why} The GPU is {gpu_name}.{_validity(trt, runtime, contents.plan)}".strip()
+        error = causes.found(opened.said, situation)
+        error.why = f"{error.why} The GPU is {gpu_name}.{_validity(trt, runtime, content)}".strip()
         raise error
     if asked.weight_streaming != "none":
         engine.weight_streaming_budget_v2 = _streaming_budget(asked.weight_streaming, engine)
-    runtime_config = runtime_cache = None
-    if hasattr(trt, "CudaGraphStrategy"):
-        runtime_config, runtime_cache = _runtime_config(trt, engine, options, contents.jit_cache)
-    return Opened(logger, runtime, engine, runtime_config, runtime_cache, said)
+    return engine
 
 
 def new_context(opened: Opened, situation: Situation) -> Any:
@@ -139,21 +153,19 @@ def _streaming_budget(asked: str, engine: Any) -> int:
     return min(wanted, streamable)
 
 
-def _runtime_config(trt: Any, engine: Any, options: RuntimeOptions, jit_cache: bytes) -> tuple[Any, Any]:
+def _configure(trt: Any, opened: Opened, options: RuntimeOptions, jit_cache: bytes) -> None:
     """TensorRT for RTX compiles on the device: kernels for the bound shapes at once (a fallback kernel would be measured
     otherwise), graphs by its own capture, compiled kernels kept."""
-    runtime_config = engine.create_runtime_config()
-    runtime_cache = None
+    runtime_config = opened.runtime_config = opened.held.add(opened.engine.create_runtime_config())
     if hasattr(trt, "CudaGraphStrategy"):
         strategy = trt.CudaGraphStrategy
         runtime_config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if options.cuda_graph else strategy.DISABLED
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
-        runtime_cache = runtime_config.create_runtime_cache()
+        runtime_cache = opened.runtime_cache = opened.held.add(runtime_config.create_runtime_cache())
         if jit_cache:
             runtime_cache.deserialize(jit_cache)  # False: of another GPU or driver, so it compiles again
         runtime_config.set_runtime_cache(runtime_cache)
-    return runtime_config, runtime_cache
 
 
 def _validity(trt: Any, runtime: Any, content: bytes) -> str:

@@ -31,7 +31,7 @@ class Growing:
                 self._pointer = self._gpu.allocate(nbytes)
                 self._capacity = nbytes
         except TrtActionError as error:  # nothing may leave a callback from C++
-            self.failure = error
+            self.failure = error.with_traceback(None)  # its frames hold what must be able to go
             return 0
         return self._pointer
 

@@ -33,6 +33,15 @@ DTYPES = {
 """TensorRT's names of the types that an input or output can have here, by numpy's."""
 
 
+class _Call:
+    """Holds `execute_async_v3`, and with it the context: an exception that holds `run` must not hold the context."""
+
+    __slots__ = ("execute",)
+
+    def __init__(self) -> None:
+        self.execute: Callable[[int], bool] = _refuse
+
+
 class TensorRTSession:
     """See `backend.Session`. With `transfers`, `run` is: copy inputs from page-locked memory, compute, copy outputs there,
     wait; without, inputs are on the device already and outputs stay there until `fetch`.
@@ -46,8 +55,7 @@ class TensorRTSession:
     def __init__(self, trt: Any, gpu: Cuda, opened: Opened, options: RuntimeOptions, situation: Situation) -> None:
         self._trt, self._gpu, self._options, self._situation = trt, gpu, options, situation
         self._opened: Opened | None = opened
-        engine = opened.engine
-        self._inputs, self._outputs = _tensors(trt, engine)
+        self._inputs, self._outputs = _tensors(trt, opened.engine)
         self._context = loading.new_context(opened, situation)
         self._own_graph = options.cuda_graph and opened.runtime_config is None
         self._resources = contextlib.ExitStack()
@@ -62,6 +70,7 @@ class TensorRTSession:
         self._growing: dict[str, Growing] = {}
         self._allocators: list[Any] = []
         self._steps = Steps(_nothing, _unready, _nothing)
+        self._call = _Call()
         self._upload: Callable[[], None] = _nothing
         self._download: Callable[[], None] = _nothing
         self.run = self._make_run()
@@ -130,11 +139,10 @@ class TensorRTSession:
         opened, self._opened = self._opened, None
         self._steps.upload, self._steps.compute, self._steps.download = _nothing, _unready, _nothing
         self._release()
+        self._call.execute = _refuse
         self._context = None
         self._allocators = []
-        opened.runtime_cache = opened.runtime_config = None
-        opened.engine = None
-        opened.runtime = None
+        opened.close()
         self._resources.close()
 
     def _make_run(self) -> Callable[[], None]:
@@ -223,10 +231,11 @@ class TensorRTSession:
         self._steps.compute = self._make_compute(context)
 
     def _make_compute(self, context: Any) -> Callable[[], None]:
-        execute, stream, failed = context.execute_async_v3, self._stream, self._failed
+        call, stream, failed = self._call, self._stream, self._failed
+        call.execute = context.execute_async_v3
 
         def enqueue() -> None:
-            if not execute(stream):
+            if not call.execute(stream):
                 raise failed()
 
         if not self._own_graph:
@@ -280,6 +289,10 @@ class TensorRTSession:
 
 def _nothing() -> None:
     return None
+
+
+def _refuse(stream: int) -> bool:
+    return False
 
 
 def _unready() -> None:
