@@ -183,6 +183,15 @@ class ScanError(TrtActionError):
     default_fix = "Install trivy or grype, or name an image of one with `scanner-image`."
 
 
+class NotPublishedError(TrtActionError):
+    """The engine may not be published: its run is red or measured nothing, the image is too large, or a scan found
+    what `max-severity` forbids."""
+
+    exit_code = 16
+    title = "Not published"
+    default_fix = "See the comment or the report of the run; publish again once every rule holds."
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 

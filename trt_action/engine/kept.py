@@ -101,6 +101,19 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
     """The engine in `folder`, if its bytes are those that were built.
 
     Raises:
+        BuildError, StorageError: as `read`.
+    """
+    kept = read(folder)
+    path = folder / kept.files[0]
+    options = RuntimeOptions.from_json(kept.options)
+    loadable = Loadable(kept.engine.backend, path, options, prepared=True, sha256=kept.engine.sha256)
+    return BuiltEngine(loadable, kept.engine, path), kept.model
+
+
+def read(folder: Path) -> Kept:
+    """The record in `folder`, if the engine's bytes are those that were built.
+
+    Raises:
         BuildError: the record or the engine is damaged, or was changed after the build.
         StorageError: a file cannot be read.
     """
@@ -108,7 +121,7 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
         with open_regular(folder / RECORD, noun="record", wrong=BuildError) as file:
             text = file.read(MAX_RECORD_BYTES + 1)
         kept = Kept.model_validate_json(text)
-        options = RuntimeOptions.from_json(kept.options)
+        RuntimeOptions.from_json(kept.options)
         if not kept.files or any(os.path.basename(name) != name or name in ("", "..") for name in kept.files):  # noqa: PTH119 - text, not a path yet
             raise ValueError("it names files outside its folder")
         records: Mapping[str, caches.FileRecord] = {name: caches.file_record(folder / name) for name in kept.files}
@@ -118,9 +131,7 @@ def load(folder: Path) -> tuple[BuiltEngine, ModelInfo]:
         raise _damaged(folder, f"its record is not valid ({type(error).__name__})") from None
     if digest(records, kept.files) != kept.engine.sha256:
         raise _damaged(folder, "its bytes are not those that were recorded")
-    path = folder / kept.files[0]
-    loadable = Loadable(kept.engine.backend, path, options, prepared=True, sha256=kept.engine.sha256)
-    return BuiltEngine(loadable, kept.engine, path), kept.model
+    return kept
 
 
 def _damaged(folder: Path, why: str) -> BuildError:

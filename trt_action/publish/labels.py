@@ -79,9 +79,8 @@ def facts(evidence: Evidence, **known: Any) -> tags.Facts:
 
 def model_name(evidence: Evidence) -> str:
     """The name that the model is served and tagged under: what a person calls it, made fit for an address."""
-    return tags.sanitized(
-        str(evidence.settings.get("name") or "") or (evidence.model.name if evidence.model else "model")
-    )
+    asked = str(evidence.settings.get("name") or "") or (evidence.model.name if evidence.model else "")
+    return tags.sanitized(asked).strip("_.-") or "model"
 
 
 def labels(

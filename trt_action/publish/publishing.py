@@ -1,0 +1,125 @@
+"""The order of publishing: a tag is the last thing that is written, so that no tag ever points to half an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trt_action import files
+from trt_action.errors import RegistryError
+from trt_action.publish import attest, bill, direct, gates, image, labels, oci, runtime, tags, variants
+from trt_action.publish.provenance import Origin
+from trt_action.publish.reference import Reference
+from trt_action.publish.registry import Registry
+from trt_action.publish.runtime import Asked, Mode, Open
+from trt_action.publish.signing import Signer
+from trt_action.publish.version import Version
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked. `image`: registry and name. `facts`: what tags need and evidence does not know (`branch`, `tag`,
+    `pull_request`, `default_branch`). `max_size` in bytes, as pulled. `builder`: the URI of who runs this."""
+
+    image: Reference
+    rules: Sequence[tags.Rule] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    variant: str = "auto"
+    mode: Mode = "auto"
+    base: Reference | None = None
+    dockerfile: Path | None = None
+    max_size: int | None = None
+    signer: Signer | None = None
+    builder: str = Origin().builder
+
+
+@dataclass(frozen=True)
+class Published:
+    """An image that is there, whole and tagged. `sent`: bytes that had to be uploaded."""
+
+    image: str
+    digest: str
+    tags: list[str]
+    labels: dict[str, str]
+    size: int
+    sent: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As docker/metadata-action and docker/build-push-action tell it: tags with the image's name in front."""
+        names = [f"{self.image}:{tag}" for tag in self.tags]
+        return {
+            "image": self.image,
+            "digest": self.digest,
+            "tags": names,
+            "tag-names": self.tags,
+            "labels": self.labels,
+            "annotations": [f"manifest:{name}={value}" for name, value in self.labels.items()],
+            "size": self.size,
+        }
+
+
+def publish(engine: Version, options: Options, open_registry: Open, *, log: Log = lambda _: None) -> Published:
+    """Publish a measured engine. The same engine again gives the same digest, and goes on where a break has left it.
+
+    Raises:
+        NotPublishedError: the run is red, the image too large, or a scan found what is forbidden. Nothing is pushed.
+        SettingsError, EvidenceError: what is asked contradicts itself or the engine.
+        RegistryError, BuildError, BackendUnavailableError, StorageError, ScanError: something on the way failed; no
+            tag points to the image.
+    """
+    gates.check(engine.evidence)
+    target, evidence = options.image, engine.evidence
+    registry, _ = open_registry(target.host)
+    variant = variants.choose(options.variant, engine.record.engine, engine.record.options)
+    names = _names(engine, options, registry)
+    with files.work_folder() as work:
+        base = runtime.obtain(variant, engine.record.engine, _asked(options, log), target, open_registry)
+        change = image.change(engine, variant, base, work, options.labels)
+        size = image.size(base, change, registry, target.repository, names)
+        log(f"Image: {size}.")
+        image.check_size(size, options.max_size)
+        packages = bill.packages(base, registry, open_registry, log=log)
+        pushed = direct.push(base, registry, target.repository, change)
+        log(f"Pushed {target.at(pushed.digest)} ({image.megabytes(pushed.sent)} sent).")
+        attest.attach_all(
+            registry,
+            target,
+            pushed.manifest,
+            evidence=engine.raw,
+            bill=bill.document(evidence, target, pushed.digest, packages),
+            origin=Origin(options.builder, base.reference.at(base.manifest.digest)),
+            signer=options.signer,
+            progress=log,
+        )
+        for name in names:
+            registry.put_manifest(target.repository, name, pushed.body, oci.MANIFEST)
+            log(f"Tagged {target.tagged(name)}.")
+    return Published(target.name, pushed.digest, names, dict(change.labels), pushed.size, pushed.sent)
+
+
+def _asked(options: Options, log: Log) -> Asked:
+    return Asked(options.mode, options.base, options.dockerfile, log)
+
+
+def _names(engine: Version, options: Options, registry: Registry) -> list[str]:
+    """The tags, decided before anything is pushed: one that cannot be given should cost no upload."""
+    return tags.make(
+        options.rules or tags.rules(()),
+        labels.facts(engine.evidence, **options.facts),
+        existing(registry, options.image.repository),
+    )
+
+
+def existing(registry: Registry, repository: str) -> list[str]:
+    """The tags that are there; none where the repository does not exist yet."""
+    try:
+        return registry.tags(repository)
+    except RegistryError as error:
+        if error.status == 404:
+            return []
+        raise
