@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trt_action import __version__, errors
-from trt_action.commands import doctor, inspect, serve, verify
+from trt_action.commands import doctor, inspect, promote, prune, select, serve, verify
 from trt_action.settings import options
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def parser() -> Parser:
     schema.add_argument("which", choices=("config", "evidence"))
     schema.set_defaults(command=_schema)
 
-    for module in (doctor, serve, inspect, verify):
+    for module in (doctor, serve, inspect, verify, promote, select, prune):
         module.add(commands)
     return top
 

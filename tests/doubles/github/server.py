@@ -13,11 +13,11 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from tests.doubles.github import contract
 from tests.doubles.github.contract import Operation
@@ -86,6 +86,7 @@ class GitHub:
         self.comments: dict[int, dict[str, Any]] = {}
         self.check_runs: list[dict[str, Any]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.packages: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.violations: list[str] = []
@@ -114,6 +115,16 @@ class GitHub:
             comment |= {"id": self._next_id, "body": body, "html_url": f"{page}#issuecomment-{self._next_id}"}
             comment |= {"issue_url": f"{self.url}/repos/{repository}/issues/{number}", "user": _user(login)}
             self.comments[self._next_id] = comment
+            return self._next_id
+
+    def add_version(self, owner: tuple[str, str], package: str, digest: str, tags: Sequence[str], created: str) -> int:
+        """A version of a container package; `owner` is (`orgs` or `users`, name)."""
+        with self.lock:
+            self._next_id += 1
+            version = contract.minimal("package-version") | {"id": self._next_id, "name": digest}
+            version |= {"created_at": created, "updated_at": created}
+            version["metadata"] = {"package_type": "container", "container": {"tags": list(tags)}}
+            self.packages.setdefault((*owner, package), {})[self._next_id] = version
             return self._next_id
 
     def bodies(self, repository: str, number: int) -> list[str]:
@@ -160,6 +171,8 @@ class GitHub:
             if who.installation:
                 raise RefusedError(403, "Resource not accessible by integration")
             return 200, contract.minimal("private-user") | {"login": who.login}
+        if "package_name" in values:
+            return self._package(seen, operation, headers)
         if not any(repository == known for known, _ in self.pulls):
             raise RefusedError(404, "Not Found")
         if "comment_id" in values:
@@ -170,6 +183,25 @@ class GitHub:
             return 200, self.pulls[repository, self._number(repository, values["pull_number"])]
         pages = _Pages(self.url + seen.path.removeprefix(self.prefix), seen.query, headers)
         return 200, pages.cut(self._list(name, repository, values, seen.query))
+
+    def _package(self, seen: Seen, operation: Operation, headers: dict[str, str]) -> tuple[int, Any]:
+        values = operation.values
+        kind = operation.template.split("/")[1]
+        owner = values["org"] if kind == "orgs" else values["username"]
+        versions = self.packages.get((kind, owner, unquote(values["package_name"])))
+        if versions is None or values["package_type"] != "container":
+            raise RefusedError(404, "Package not found.")
+        if seen.method == "GET":
+            pages = _Pages(self.url + seen.path.removeprefix(self.prefix), seen.query, headers)
+            return 200, pages.cut([versions[number] for number in sorted(versions, reverse=True)])
+        chosen = versions.get(int(values["package_version_id"]))
+        if chosen is None:
+            raise RefusedError(404, "Package version not found.")
+        tagged = [one for one in versions.values() if one["metadata"]["container"]["tags"]]
+        if tagged == [chosen]:
+            raise RefusedError(400, "You cannot delete the last tagged version of a package.")
+        del versions[chosen["id"]]
+        return 204, None
 
     def _list(self, name: str, repository: str, values: dict[str, str], query: dict[str, str]) -> list[dict[str, Any]]:
         if name == "GET /issues/{issue_number}/comments":

@@ -22,8 +22,15 @@ PATHS = {
     "/repos/{owner}/{repo}/commits/{commit_sha}/pulls": ("get",),
     "/repos/{owner}/{repo}/check-runs": ("post",),
     "/repos/{owner}/{repo}/statuses/{sha}": ("post",),
+    "/orgs/{org}/packages/{package_type}/{package_name}/versions": ("get",),
+    "/orgs/{org}/packages/{package_type}/{package_name}/versions/{package_version_id}": ("delete",),
+    "/users/{username}/packages/{package_type}/{package_name}/versions": ("get",),
+    "/users/{username}/packages/{package_type}/{package_name}/versions/{package_version_id}": ("delete",),
     "/user": ("get",),
 }
+PAGED = ("/users/{username}/packages/{package_type}/{package_name}/versions",)
+"""Lists that take `page` and `per_page` although the description does not say so (GitHub's own clients page them)."""
+
 PROSE = {"description", "example", "examples", "externalDocs", "summary", "tags", "deprecated", "title", "default"}
 RESULT = Path(__file__).with_name("api.json")
 
@@ -57,6 +64,9 @@ def operation(source: dict[str, Any], path: str, method: str, schemas: dict[str,
         }
         for p in (resolve(source, one) for one in record.get("parameters", []))
     ]
+    if path in PAGED:
+        paging = ({"name": name, "in": "query", "required": False} for name in ("page", "per_page"))
+        parameters += [one | {"schema": {"type": "integer"}} for one in paging]
     body = resolve(source, record.get("requestBody", {}))
     responses = {status: resolve(source, one) for status, one in record["responses"].items()}
     return {
