@@ -46,7 +46,7 @@ GROUND = {
     "ownership",
     "__init__",
 }
-DOORS = {"cli", "commands", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "draft"}
+DOORS = {"cli", "commands", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "watching", "draft"}
 HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine", "layers"}}
 
 

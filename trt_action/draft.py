@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trt_action import __version__, engine, errors
 from trt_action.console import Console
-from trt_action.engine import kept
+from trt_action.engine import kept, nvml
 from trt_action.evidence import (
     Accuracy,
     Comparison,
@@ -25,6 +25,7 @@ from trt_action.evidence import (
     Stage,
     Tool,
 )
+from trt_action.gpu_records import Telemetry
 from trt_action.layer_records import LayerDiff
 from trt_action.model import Model
 from trt_action.process import Progress
@@ -44,6 +45,8 @@ class Draft:
     head: Side | None = None
     base: Side | None = None
     base_note: str = ""
+    watch: nvml.Watch | None = None
+    telemetry: Telemetry | None = None
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None
@@ -64,7 +67,7 @@ class Draft:
                 **{
                     name: getattr(self, name)
                     for name in (
-                        "outcome", "error", "source", "fingerprint", "head", "base", "base_note", "comparison",
+                        "outcome", "error", "source", "fingerprint", "head", "base", "base_note", "telemetry", "comparison",
                         "speedup", "layer_diff", "accuracy", "gates", "stages", "warnings",
                     )
                 },

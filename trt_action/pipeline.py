@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from trt_action import engine, errors, files, judge, stages
+from trt_action import engine, errors, files, judge, stages, watching
 from trt_action.console import Console
 from trt_action.draft import Draft, Work, error_info
 from trt_action.evidence import Evidence, Source
@@ -72,6 +72,7 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     if "bench" in parts:
         with work.stage(draft, "measure", "Measure") as progress:
             stages.measure_sides(draft, work, head, feeds, progress)
+    watching.conclude(draft)
     if work.settings.layers and parts & {"compare", "bench"}:
         with work.stage(draft, "layers", "Layers") as progress:
             stages.look_at_layers(draft, work, feeds, progress)
@@ -79,6 +80,11 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
         with work.stage(draft, "accuracy", "Accuracy") as progress:
             draft.accuracy = stages.check_accuracy(draft, work, head, base, validation, calibration, progress)
     draft.gates = judge.judge(
-        work.settings, head=draft.head, base=draft.base, comparison=draft.comparison, accuracy=draft.accuracy
+        work.settings,
+        head=draft.head,
+        base=draft.base,
+        comparison=draft.comparison,
+        accuracy=draft.accuracy,
+        doubt=draft.telemetry.doubt if draft.telemetry else "",
     )
     draft.outcome = judge.outcome(draft.gates, draft.comparison)

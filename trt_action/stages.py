@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trt_action.model as models
-from trt_action import accuracy, data, engine, errors, layers, measure, precision, settings, user_code
+from trt_action import accuracy, data, engine, errors, layers, measure, precision, settings, user_code, watching
 from trt_action.draft import Draft, Work
 from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
@@ -34,6 +34,8 @@ def fingerprint(draft: Draft, work: Work, *, measures: bool) -> Fingerprint:
     engine.backend(work.settings.backend).check_host(options, measures=measures)
     found = engine.fingerprint(work.settings.backend, options)
     draft.warnings += engine.warnings(found)
+    if measures:
+        watching.begin(draft, options)
     return found
 
 
@@ -222,7 +224,7 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         feeds["base"],
         cpus=measure.usable_cpus(s.threads),
     )
-    comparison = measure.compare(sides, plan, progress=progress)
+    comparison = measure.compare(sides, plan, progress=watching.looking(draft, progress))
     return comparison.model_copy(update={"warnings": [*comparison.warnings, *_signature_notes(draft)]})
 
 
@@ -230,6 +232,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
     s = work.settings
     cpus = measure.usable_cpus(s.threads)
     loadables = {role: built.loadable for role, built in draft.built.items() if role in feeds}
+    progress = watching.looking(draft, progress)
     latencies = measure.latencies(loadables, feeds, seconds=s.measure_seconds, cpus=cpus, progress=progress)
     for role, loadable in loadables.items():
         side: Side = getattr(draft, role)

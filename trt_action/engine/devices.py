@@ -40,8 +40,8 @@ def visible() -> bool:
 def resolve_device(backend: str, asked: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:N` → `cpu` or `cuda:N`.
 
-    TensorRT's backends run on GPUs only, so `auto` is `cuda:0` there. For ONNX Runtime, `auto` is the GPU where there is
-    one and the library has the CUDA provider: from then on every failure of it is an error, never a fall-back.
+    `auto` is the first GPU where one is visible (for ONNX Runtime: and the library has the CUDA provider); from then on
+    every failure of it is an error, never a fall-back. Without one, a backend that needs a GPU can build at most.
 
     Raises:
         BackendUnavailableError: no such device, or (`cuda` asked for) none that can be used.
@@ -53,9 +53,8 @@ def resolve_device(backend: str, asked: str) -> str:
         if not visible():
             raise cuda.no_driver("This host has no device files of an NVIDIA GPU (`/dev/nvidia*`).")
         return f"cuda:{number}"
-    if backend != "onnxruntime":
-        return "cuda:0"
-    return "cuda:0" if visible() and onnxruntime_has_cuda() else "cpu"
+    usable = visible() and (backend != "onnxruntime" or onnxruntime_has_cuda())
+    return "cuda:0" if usable else "cpu"
 
 
 @functools.cache

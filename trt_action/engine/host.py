@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from trt_action import __version__, engine
-from trt_action.engine import hygiene
+from trt_action.engine import devices, hygiene, nvml
 from trt_action.engine.backend import RuntimeOptions
 from trt_action.evidence import Fingerprint
 
@@ -53,14 +53,15 @@ def fingerprint(backend: str, options: RuntimeOptions) -> Fingerprint:
         BackendUnavailableError: the backend's library is not installed.
     """
     runtime = engine.backend(backend).describe(options)
-    stable = {"hardware": hardware(), "software": software(), "runtime": runtime}
+    gpu_identity, gpu_state = gpu(options)
+    stable = {"hardware": {**hardware(), **gpu_identity}, "software": software(), "runtime": runtime}
     canonical = json.dumps(stable, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return Fingerprint(
         digest=hashlib.sha256(canonical.encode()).hexdigest(),
         hardware=stable["hardware"],
         software=stable["software"],
         runtime=stable["runtime"],
-        hygiene=hygiene.sample(),
+        hygiene={**hygiene.sample(), **gpu_state},
     )
 
 
@@ -101,12 +102,42 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def gpu(options: RuntimeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The measured GPU's identity and its state, each as `{"gpu": …}`; empty on the CPU.
+
+    Raises:
+        BackendUnavailableError: it cannot be used.
+    """
+    if options.gpu is None:
+        return {}, {}
+    device = devices.facts(options.gpu)
+    told = {
+        "number": device.number,
+        "name": device.name,
+        "uuid": device.uuid,
+        "capability": device.capability,
+        "memory_bytes": device.total_bytes,
+        "cuda_driver": device.driver_cuda,
+        "cuda_binding": device.binding,
+    }
+    found, why = nvml.find(device.uuid)
+    if found is None:
+        return {"gpu": {**told, "nvml": why}}, {}
+    try:
+        known = {name: value for name, value in found.identity().items() if value is not None}
+        state = found.sample("before", 0.0).model_dump(exclude={"moment", "seconds"}, exclude_none=True)
+        return {"gpu": {**told, **known, "uuid": device.uuid}}, {"gpu": state}
+    finally:
+        found.close()
+
+
 def software() -> dict[str, Any]:
     return {
         "os": _os_name(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("numpy", "onnx", "onnxruntime")},
+        **{name: found for name in ("onnxruntime-gpu", "cuda-bindings") if (found := _version(name))},
         "trt-action": __version__,
     }
 

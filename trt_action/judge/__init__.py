@@ -13,10 +13,17 @@ from trt_action.settings import Settings
 __all__ = ["exit_code", "judge", "outcome"]
 
 _ALWAYS_THERE = "finite-outputs"
+_OF_TIMES = frozenset({"latency-threshold", "max-latency-regression", "min-throughput"})
 
 
 def judge(
-    settings: Settings, *, head: Side, base: Side | None, comparison: Comparison | None, accuracy: Accuracy
+    settings: Settings,
+    *,
+    head: Side,
+    base: Side | None,
+    comparison: Comparison | None,
+    accuracy: Accuracy,
+    doubt: str = "",
 ) -> list[Gate]:
     """Every rule that was asked for, and those that always hold: not slower than base, finite outputs, the precision
     really reached. A rule without data is `not-checked`, never passed.
@@ -24,8 +31,9 @@ def judge(
     Args:
         base: None where head is judged alone.
         comparison: None where head and base were not compared.
+        doubt: why no time of this run can be trusted (evidence.Telemetry): then no rule about times is decided.
     """
-    return [
+    gates = [
         *latency.regression(settings, base, comparison),
         *latency.thresholds(settings, head),
         *right.max_accuracy_drop(settings, accuracy),
@@ -36,6 +44,13 @@ def judge(
         *resources.max_engine_size(settings, head),
         *resources.max_memory(settings, head),
     ]
+    return [_doubted(gate, doubt) if doubt and gate.name in _OF_TIMES else gate for gate in gates]
+
+
+def _doubted(gate: Gate, doubt: str) -> Gate:
+    if gate.status == "not-checked":
+        return gate
+    return gate.model_copy(update={"status": "inconclusive", "reason": f"{doubt} {gate.reason}"[:20_000]})
 
 
 def outcome(gates: Sequence[Gate], comparison: Comparison | None) -> Outcome:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trt_action.engine.backend import Loadable
+from trt_action.engine import devices, nvml
+from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import ColdStart, Memory, Throughput
 from trt_action.measure.sides import Worker, ready
 
@@ -50,23 +51,46 @@ def first_load(
 
     Memory: peak resident bytes, and how much of them came with the engine (the peak minus what was resident with the
     backend's library and the inputs loaded; both are read outside the timed parts). On a GPU also what its memory in use
-    grew by: engine, buffers, workspaces, and code that CUDA loads with them. Cold start: milliseconds from the
+    grew by: CUDA's own part, engine, buffers and workspaces. Cold start: milliseconds from the
     engine file to a ready session, and of the first inference, with the backend's library loaded and the file in the
     system's cache (it is read once before).
     """
     with Worker(label, loadable, feeds, cpus=cpus) as worker:
         worker.start()
         _read_once(loadable.path)
+        device = _DeviceMemory(loadable.options)
         answer = worker.ask("first_load")
+        device_peak = device.grown(answer["device_peak"])
     peak = answer["peak"]
     return (
         Memory(
             host_peak_bytes=peak,
             host_engine_bytes=max(peak - answer["before"], 0),
-            device_peak_bytes=None if (grown := answer["device_peak"]) is None else max(grown, 0),
+            device_peak_bytes=device_peak,
         ),
         ColdStart(load_ms=answer["load_ms"], first_inference_ms=answer["first_inference_ms"]),
     )
+
+
+class _DeviceMemory:
+    """What the GPU's memory in use grows by while a worker opens CUDA, loads and infers: NVML sees CUDA's own part, too.
+    Without NVML, what the worker saw of it, which is what came after CUDA's own."""
+
+    def __init__(self, options: RuntimeOptions) -> None:
+        self._gpu: nvml.Gpu | None = None
+        if options.gpu is not None:
+            self._gpu, _ = nvml.find(devices.facts(options.gpu).uuid)
+        self._before = self._gpu.memory_used() if self._gpu else None
+
+    def grown(self, seen_by_worker: int | None) -> int | None:
+        """While the worker still holds everything; bytes, None on the CPU."""
+        after = self._gpu.memory_used() if self._gpu else None
+        if self._gpu is not None:
+            self._gpu.close()
+        if seen_by_worker is None:
+            return None
+        own = None if after is None or self._before is None else after - self._before
+        return max(own if own is not None and own >= seen_by_worker else seen_by_worker, 0)
 
 
 def _read_once(path: Path) -> None:

@@ -1,0 +1,205 @@
+"""What is read from NVML, and when it forbids a verdict."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.doubles.nvml import H200, UUID, FakeNvml, process
+from trt_action.engine import nvml
+from trt_action.gpu_records import Telemetry
+
+pynvml = pytest.importorskip("pynvml")
+
+
+class Time:
+    """A clock that moves when somebody sleeps, or is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+Watched = Callable[..., Telemetry]
+
+
+@pytest.fixture
+def watched(time: Time) -> Watched:
+    """`watched(library, during)`: ten seconds with one look; `during` happens after the first sample."""
+
+    def run(library: FakeNvml, during: Callable[[], None] = lambda: None) -> Telemetry:
+        watch = nvml.Watch(nvml.Gpu(library, UUID), clock=time, now_us=lambda: 5, sleep=time.sleep)
+        during()
+        time.now += 5
+        watch.look()
+        watch.look()  # at once again: nothing
+        time.now += 5
+        found = watch.finish()
+        assert library.open == 0
+        return found
+
+    return run
+
+
+def test_every_name_is_in_the_library() -> None:
+    tree = ast.parse(Path(nvml.__file__).read_text())
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {name for name in names if name.startswith(("nvml", "NVML"))}
+    assert len(used) > 25
+    assert not {name for name in used if not hasattr(pynvml, name)}
+    assert set(H200) <= set(dir(pynvml))
+    bits = {f"nvmlClocksEventReason{name}": bit for name, bit in nvml.REASONS.items()}
+    assert all(getattr(pynvml, name) == bit for name, bit in bits.items())
+
+
+def test_identity_and_sample() -> None:
+    gpu = nvml.Gpu(FakeNvml(), UUID)
+    identity = gpu.identity()
+    assert identity["name"] == "NVIDIA H200"
+    assert identity["capability"] == "9.0"
+    assert identity["cuda_driver"] == "13.0"
+    assert identity["power_limit_watt"] == 700.0
+    assert identity["ecc"] is True
+    assert identity["mig"] is identity["mig_instance"] is False
+    assert identity["compute_mode"] == "default"
+    sample = gpu.sample("before", 0.0)
+    assert sample.clock_reasons == []  # idle is no reason
+    assert sample.power_watt == 121.5
+    assert sample.processes == []
+
+
+def test_what_a_gpu_does_not_tell_is_none() -> None:
+    gpu = nvml.Gpu(FakeNvml(lacks=tuple(H200)), UUID)
+    assert set(gpu.identity().values()) - {None} == {"580.159.03", "13.0", False}
+    sample = gpu.sample("before", 0.0)
+    assert sample.model_dump(exclude_none=True).keys() == {"moment", "seconds"}
+    assert gpu.violations() == {}
+
+
+def test_a_mig_instance_has_memory_of_its_own_and_clocks_of_the_gpu() -> None:
+    library = FakeNvml(mig=True)
+    gpu = nvml.Gpu(library, UUID)
+    assert gpu.mig
+    assert gpu.sample("before", 0.0).memory_used_bytes == 600_000_000
+    assert gpu.sample("before", 0.0).sm_clock_mhz == 1980
+
+
+def test_another_uuid_is_not_found_and_nothing_stays_open() -> None:
+    library = FakeNvml()
+    with pytest.raises(pynvml.NVMLError):
+        nvml.Gpu(library, "GPU-0")
+    assert library.open == 0
+
+
+def test_a_quiet_gpu_has_no_doubt(watched: Watched) -> None:
+    found = watched(FakeNvml())
+    assert [sample.moment for sample in found.samples] == ["before", "during", "after"]
+    assert [sample.seconds for sample in found.samples] == [0.0, 5.0, 10.0]
+    assert found.doubt == ""
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("name", ["HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"])
+def test_a_throttled_gpu_decides_nothing(watched: Watched, name: str) -> None:
+    library = FakeNvml()
+    found = watched(library, lambda: library.values.update(nvmlDeviceGetCurrentClocksEventReasons=nvml.REASONS[name]))
+    assert name in found.doubt
+    assert "41 °C" in found.doubt
+
+
+@pytest.mark.parametrize(("milliseconds", "doubt"), [(5, False), (500, True)])
+def test_throttling_between_the_samples_is_counted(watched: Watched, milliseconds: int, doubt: bool) -> None:
+    library = FakeNvml()
+
+    def heat() -> None:
+        def status(policy: int) -> Any:
+            return SimpleNamespace(referenceTime=0, violationTime=milliseconds * 1_000_000 if policy == 1 else 0)
+
+        library.values["nvmlDeviceGetViolationStatus"] = status
+
+    found = watched(library, heat)
+    assert found.violation_seconds == {"thermal": milliseconds / 1000}
+    assert bool(found.doubt) is doubt
+    assert bool(found.warnings) is not doubt
+
+
+def test_the_power_limit_is_a_warning(watched: Watched) -> None:
+    found = watched(FakeNvml(nvmlDeviceGetCurrentClocksEventReasons=0x4))
+    assert found.doubt == ""
+    assert "700 W" in found.warnings[0]
+
+
+def test_an_idle_neighbour_is_a_warning_and_a_busy_one_a_doubt(watched: Watched) -> None:
+    there: dict[str, Any] = {"nvmlDeviceGetComputeRunningProcesses": [process(4242)]}
+    idle = watched(FakeNvml(**there))
+    assert [one.pid for one in idle.neighbours] == [4242]
+    assert idle.doubt == ""
+    assert "500 MB" in idle.warnings[0]
+
+    def used(since_us: int) -> list[Any]:
+        assert since_us == 5
+        return [SimpleNamespace(pid=4242, timeStamp=7, smUtil=30), SimpleNamespace(pid=1, timeStamp=7, smUtil=99)]
+
+    busy = watched(FakeNvml(**there, nvmlDeviceGetProcessUtilization=used))
+    assert busy.neighbour_utilization == 0.3
+    assert "30%" in busy.doubt
+
+
+def test_processes_that_go_with_our_workers_are_ours(watched: Watched) -> None:
+    library = FakeNvml()
+    left = [3]
+
+    def dying() -> list[Any]:
+        left[0] -= 1
+        return [process(77)] if left[0] > 0 else []
+
+    found = watched(library, lambda: library.values.update(nvmlDeviceGetComputeRunningProcesses=dying))
+    assert found.neighbours == []
+
+
+def test_who_came_meanwhile_and_stays_is_a_neighbour(watched: Watched) -> None:
+    library = FakeNvml()
+    found = watched(library, lambda: library.values.update(nvmlDeviceGetComputeRunningProcesses=[process(77)]))
+    assert [one.pid for one in found.neighbours] == [77]
+
+
+def test_a_gpu_that_is_busy_before_we_start(watched: Watched, time: Time) -> None:
+    found = watched(FakeNvml(nvmlDeviceGetUtilizationRates=SimpleNamespace(gpu=60, memory=0)))
+    assert "busy (60%)" in found.doubt
+    settles = iter([80, 40, 5, *[0] * 99])
+    library = FakeNvml(nvmlDeviceGetUtilizationRates=lambda: SimpleNamespace(gpu=next(settles), memory=0))
+    assert watched(library).doubt == ""  # what we had built on it a second ago
+
+
+def test_memory_that_is_not_told(watched: Watched) -> None:
+    found = watched(FakeNvml(nvmlDeviceGetComputeRunningProcesses=[process(1, None), process(2, 2**64 - 1)]))
+    assert [one.memory_bytes for one in found.neighbours] == [None, None]
+    assert "holding" not in found.warnings[0]
+
+
+def test_a_narrow_bus_and_memory_errors_are_told(watched: Watched) -> None:
+    found = watched(FakeNvml(nvmlDeviceGetCurrPcieLinkWidth=4, nvmlDeviceGetTotalEccErrors=2))
+    assert len(found.warnings) == 2
+    assert "4 of 16 lanes" in found.warnings[1]
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this host has a GPU")
+def test_without_a_driver_the_reason_is_told() -> None:
+    found, why = nvml.find(UUID)
+    assert found is None
+    assert "NVML" in why

@@ -1,0 +1,89 @@
+"""What samples of a GPU mean for the times that were taken meanwhile: warnings, and doubt that forbids a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from trt_action.gpu_records import GpuProcess, GpuSample, Telemetry
+
+SLOWED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+"""Clocks are far below what they are otherwise, for a while: head and base may have met different GPUs."""
+
+THERMAL_SHARE = 0.01
+"""Of the measured time; below, a counter that moved is a warning and no doubt."""
+
+COMPUTED = 0.01
+BUSY = 0.1
+
+
+def neighbours(samples: Sequence[GpuSample]) -> list[GpuProcess]:
+    """Processes of others: those seen before or after, when none of ours was there. In a container the numbers are the
+    host's, so that ours cannot be told from others' while they run."""
+    quiet = [sample for sample in samples if sample.moment in ("before", "after")]
+    found = {process.pid: process for sample in quiet for process in sample.processes or []}
+    return [process for _, process in sorted(found.items())]
+
+
+def judged(record: Telemetry, *, idle_utilization: float | None, seconds: float) -> Telemetry:
+    """The record with `doubt` and `warnings`.
+
+    Args:
+        idle_utilization: of the GPU before our first inference, with none of our processes on it.
+        seconds: from the first sample to the last.
+    """
+    doubts = [*_slowed(record, seconds), *_disturbed(record, idle_utilization)]
+    return record.model_copy(update={"doubt": " ".join(doubts), "warnings": list(_warnings(record, seconds))})
+
+
+def _slowed(record: Telemetry, seconds: float) -> Iterator[str]:
+    seen = [name for name in SLOWED if any(name in (sample.clock_reasons or ()) for sample in record.samples)]
+    thermal = record.violation_seconds.get("thermal", 0.0)
+    if not seen and thermal <= THERMAL_SHARE * seconds:
+        return
+    temperatures = [sample.temperature_c for sample in record.samples if sample.temperature_c is not None]
+    hot = f" at up to {max(temperatures)} °C" if temperatures else ""
+    long = f" for {thermal:.3g} s" if thermal else ""
+    names = f" ({', '.join(seen)})" if seen else ""
+    yield (
+        f"The GPU slowed itself down while it was measured{names}{long}{hot}: times from before and after do not "
+        "compare. Improve its cooling or power supply, lower its clocks (`nvidia-smi --lock-gpu-clocks`), or measure "
+        "elsewhere."
+    )
+
+
+def _disturbed(record: Telemetry, idle_utilization: float | None) -> Iterator[str]:
+    advice = "End it, or measure on a GPU of your own (`nvidia-smi` lists who is there)."
+    if (share := record.neighbour_utilization) is not None:
+        if share > COMPUTED:
+            yield f"Another process computed on this GPU meanwhile (up to {share:.0%} of it). {advice}"
+    elif idle_utilization is not None and idle_utilization > BUSY:
+        yield f"The GPU was busy ({idle_utilization:.0%}) before this run had started anything on it. {advice}"
+
+
+def _warnings(record: Telemetry, seconds: float) -> Iterator[str]:
+    count = len(record.neighbours)
+    if count:
+        memory = sum(process.memory_bytes or 0 for process in record.neighbours)
+        held = f", holding {memory / 1e6:,.0f} MB" if memory else ""
+        kind = "process has" if count == 1 else "processes have"
+        yield (
+            f"{count} other {kind} a compute context on the measured GPU{held}: end what is not needed, or the numbers "
+            "hold for a shared GPU only."
+        )
+    if any("SwPowerCap" in (sample.clock_reasons or ()) for sample in record.samples):
+        limit = record.gpu.get("power_limit_watt")
+        yield (
+            f"The GPU held its clocks down to stay within its power limit{f' of {limit:g} W' if limit else ''}: the same "
+            "engine is faster where the limit is higher, and a change of power draw is a change of speed here."
+        )
+    thermal = record.violation_seconds.get("thermal", 0.0)
+    if 0 < thermal <= THERMAL_SHARE * seconds:
+        yield f"The GPU held its clocks down for heat for {1000 * thermal:.3g} ms: improve its cooling."
+    if record.gpu.get("ecc_uncorrected"):
+        yield "The GPU counts uncorrected memory errors since its driver was loaded: check `nvidia-smi -q -d ECC`."
+    width, widest = record.gpu.get("pcie_width"), record.gpu.get("max_pcie_width")
+    if width and widest and width < widest:
+        yield (
+            f"The GPU's bus has {width} of {widest} lanes: copies between host and GPU take longer than they must. "
+            "Check its slot."
+        )
