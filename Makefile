@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint types docs screenshot bench bench-gate bench-stats clean
+.PHONY: help demo test lint types docs screenshot bench bench-gate bench-stats bench-publish clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,6 +45,9 @@ bench-gate: $(STAMP) ## false alarms and power of the verdict, beside the usual 
 
 bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth, into docs/method.md (~6 min)
 	$(BIN)/python benchmarks/stats.py --write docs/method.md
+
+bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks.md (~3 min; needs Docker's engine and docker-registry)
+	$(BIN)/python benchmarks/publish.py --write docs/benchmarks.md
 
 clean: ## remove what make has made
 	rm -rf $(VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
