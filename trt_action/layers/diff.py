@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from trt_action.layer_records import LayerChange, LayerChangeKind, LayerDiff
@@ -11,6 +12,7 @@ from trt_action.layers.match import Group, groups, pair_nodes
 from trt_action.layers.parsed import ParsedLayer
 from trt_action.layers.summary import Seen, clip, total_ms
 
+_SHAPE = re.compile(r"\[[-\d, ]*\]")
 MOST_CHANGES = 300
 _MOST_NAMES = 10
 
@@ -166,7 +168,7 @@ def _detail(ours: Sequence[ParsedLayer], theirs: Sequence[ParsedLayer]) -> str:
         only = (ours or theirs)[0]
         ends = [(types.precision(one[0]) or "?") if one else "?" for one in (only.inputs, only.outputs)]
         told = only.role == "convert" and "?" not in ends and ends[0] != ends[1]
-        return f"{only.kind}: {ends[0]} → {ends[1]}" if told else only.kind
+        return f"{only.kind}: {ends[0]} → {ends[1]}" if told else only.kind if only.kind not in only.name else ""
     said = []
     if (now := _precision(ours)) != (before := _precision(theirs)) and now and before:
         said.append(f"{before} → {now}")
@@ -176,7 +178,19 @@ def _detail(ours: Sequence[ParsedLayer], theirs: Sequence[ParsedLayer]) -> str:
         said.append(f"{_kinds(theirs)} → {_kinds(ours)}")
     elif [layer.tactic for layer in ours] != [layer.tactic for layer in theirs]:
         said.append("another kernel")
-    return "; ".join(said)
+    return "; ".join([*said, *_shapes(ours, theirs)])
+
+
+def _shapes(ours: Sequence[ParsedLayer], theirs: Sequence[ParsedLayer]) -> list[str]:
+    """`output [1, 16, 32, 32] → [1, 128, 32, 32]` where the same work is done on another amount of data."""
+    for word, now, before in (
+        ("input", ours[0].inputs, theirs[0].inputs),
+        ("output", ours[-1].outputs, theirs[-1].outputs),
+    ):
+        shapes = [_SHAPE.search(side[0]) for side in (before, now) if side]
+        if len(shapes) == 2 and shapes[0] and shapes[1] and shapes[0][0] != shapes[1][0]:
+            return [f"{word} {shapes[0][0]} → {shapes[1][0]}"]
+    return []
 
 
 def _kinds(layers: Sequence[ParsedLayer]) -> str:

@@ -127,10 +127,13 @@ def _layer(
     kind = _argument(event, "op_name") or "unknown"
     inputs, outputs = _formats(event, "input_type_shape"), _formats(event, "output_type_shape")
     provider = _argument(event, "provider").removesuffix("ExecutionProvider")
+    role = _role(kind, nodes, operators)
+    if role == "convert":  # its name may tell whose tensor it converts: it does none of that node's work
+        nodes = tuple(node for node in nodes if operators.get(node) == kind)
     return ParsedLayer(
         name=name,
         kind=kind,
-        role=_role(kind, nodes, operators),
+        role=role,
         precision=_precision(kind, inputs, outputs),
         tactic=provider,
         inputs=inputs,

@@ -22,8 +22,8 @@ from trt_action.process import Channel, Message
 _TRIAL = 3
 _LAUNCHES = "CUDA_LAUNCH_BLOCKING"
 _BLOCKING = (
-    "Each kernel was waited for, so that its time is the GPU's and not that of the call that starts it; a few microseconds "
-    "for the start are in every layer."
+    "Each kernel was waited for, so that its time is the GPU's and not that of the call that starts it; starting it "
+    "(10 to 25 µs) is in every layer's time."
 )
 
 

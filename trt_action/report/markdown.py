@@ -33,9 +33,11 @@ DROP_ORDER = {
     "settings": "settings",
     "stages": "stages",
     "fingerprint": "host fingerprint",
+    "layers": "layers",
     "latency": "latency in detail",
     "precision": "precision",
     "chart": "chart",
+    "layer-diff": "differences of layers",
     "method": "method",
     "accuracy": "accuracy in detail",
     "gates": "list of gates",
@@ -117,8 +119,9 @@ def _in_budget(
         raise ValueError(f"{len(evidences)} evidences in {budget} bytes cannot be rendered")
     several = len(evidences) > 1
     line = overall(evidences) if several else headline(evidences[0])
+    views = [view(evidence, limits) for evidence in evidences[: limits.models]]
     context: dict[str, Any] = {
-        "views": [view(evidence, limits) for evidence in evidences[: limits.models]],
+        "views": views,
         "several": several,
         "headline": line,
         "overall": overall_table(evidences, limits),
@@ -126,6 +129,9 @@ def _in_budget(
         "icons": STATUS_ICON,
     }
     order = [name for name in DROP_ORDER if several or name not in ("models", "overall")]
+    for name in ("layers", "layer-diff"):  # nobody misses what most evidence never had
+        if not any(name in one.sections for one in views):
+            order.remove(name)
 
     rendered: dict[int, str] = {}
 

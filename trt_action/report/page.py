@@ -11,7 +11,7 @@ from markupsafe import Markup
 from markupsafe import escape as html_escape
 
 from trt_action.evidence import Comparison, Evidence, TaskMetric
-from trt_action.report import charts, traces
+from trt_action.report import charts, layer_charts, traces
 from trt_action.report import format as fmt
 from trt_action.report import sections as parts
 from trt_action.report.escape import clean
@@ -64,7 +64,7 @@ def pictures(one: View) -> dict[str, Markup]:
         found["accuracy"] = _accuracy_picture(evidence.accuracy.task)
     if evidence.stages:
         found["stages"] = charts.stage_bars(evidence.stages[:40])
-    return found
+    return found | layer_charts.pictures(evidence)
 
 
 def _comparison_pictures(c: Comparison) -> dict[str, Markup]:

@@ -70,8 +70,22 @@ class Limits:
     text: int = 600
     error: int = 3_000
     name: int = 120
+    changes: int = 10
+    """Differences of layers."""
+    layers: int = 0
+    """Layers of a side; 0: none at all, and differences only where they matter."""
 
 
 COMMENT = Limits()
-SUMMARY = Limits(rows=200, problems=50, notes=50, models=100, text=2_000, error=20_000, name=300)
-PAGE = Limits(rows=5_000, problems=1_000, notes=500, models=1_000, text=20_000, error=20_000, name=1_000)
+SUMMARY = Limits(rows=200, problems=50, notes=50, models=100, text=2_000, error=20_000, name=300, changes=50, layers=30)
+PAGE = Limits(
+    rows=5_000,
+    problems=1_000,
+    notes=500,
+    models=1_000,
+    text=20_000,
+    error=20_000,
+    name=1_000,
+    changes=1_000,
+    layers=1_000,
+)

@@ -17,6 +17,7 @@ from trt_action.evidence import (
     TaskMetric,
 )
 from trt_action.report import format as fmt
+from trt_action.report import layers as layer_parts
 from trt_action.report.escape import clip
 from trt_action.report.parts import STATUS_WORD, Cell, Code, Limits, Mark, Section, Table
 
@@ -30,6 +31,8 @@ def sections(evidence: Evidence, limits: Limits) -> dict[str, Section]:
         latency(evidence),
         accuracy(evidence.accuracy, limits),
         precision(evidence, limits),
+        layer_parts.layer_diff(evidence, limits),
+        layer_parts.layers(evidence, limits),
         method(evidence.comparison, limits),
         fingerprint(evidence, limits),
         stages(evidence, limits),
@@ -129,6 +132,7 @@ def precision(evidence: Evidence, limits: Limits) -> Section | None:
         ("share of FLOPs", *(fmt.share(p.flop_share) for p in proofs)),
         ("share of weights", *(fmt.share(p.weight_share) for p in proofs)),
         ("compute nodes", *(clip(_nodes(p), limits.name) for p in proofs)),
+        *layer_parts.precision_rows(sides),
         ("quantize nodes", *(fmt.count(p.quantize_nodes) for p in proofs)),
         ("engine", *(_engine(side, limits) for _, side in sides)),
         ("engine digest", *(Code(side.engine.sha256[:12]) for _, side in sides)),

@@ -44,6 +44,9 @@ def terminal(evidence: Evidence, files: Mapping[str, Path] | None = None) -> Ren
         shown += [Text(""), _table(one.table, one.name)]
     if one.speedup:
         shown.append(Text(f"Speed-up: {clean(one.speedup)}"))
+    if one.slower_layers:
+        shown += [Text(""), Text("Layers that cost most:", style="bold")]
+        shown += [Text(f"  {clean(line)}") for line in one.slower_layers]
     for problem in one.problems:
         shown += [Text(""), *_problem(problem)]
     if one.problems_left_out:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trt_action.evidence import ErrorInfo, Evidence, Gate
 from trt_action.report import format as fmt
+from trt_action.report import layers as layer_parts
 from trt_action.report import sections as parts
 from trt_action.report.escape import clip
 from trt_action.report.headline import Headline, headline, model_name, passes_disagree
@@ -39,6 +40,8 @@ class View:
     notes: tuple[str, ...]
     notes_left_out: int
     sections: dict[str, Section]
+    slower_layers: tuple[str, ...]
+    """Where a head that is slower than base loses its time, a line each; empty otherwise."""
     percentiles: tuple[tuple[str, float | None, float], ...]
     """(name, base ms, head ms) for the chart."""
     footer: tuple[str, ...]
@@ -73,6 +76,7 @@ def view(evidence: Evidence, limits: Limits) -> View:
         notes=tuple(clip(note, limits.text) for note in notes[: limits.notes]),
         notes_left_out=max(0, len(notes) - limits.notes),
         sections=parts.sections(evidence, limits),
+        slower_layers=slower_layers(evidence),
         percentiles=_percentiles(evidence),
         footer=tuple(clip(one, limits.name) for one in _footer(evidence)),
         evidence=evidence,
@@ -86,6 +90,18 @@ def speedup(evidence: Evidence) -> str:
         return ""
     tail = "" if found.ratio.low > 1 else ": slower than the framework" if found.ratio.high < 1 else ": no clear gain"
     return f"{fmt.times(found.ratio)} the speed of {clip(found.over, 80)} (p50 {fmt.ms(found.baseline_p50_ms)}){tail}"
+
+
+MOST_LINES = 3
+
+
+def slower_layers(evidence: Evidence) -> tuple[str, ...]:
+    """The layers that cost most where the comparison says `regressed`."""
+    diff, comparison = evidence.layer_diff, evidence.comparison
+    if diff is None or comparison is None or comparison.verdict != "regressed":
+        return ()
+    costly = [change for change in layer_parts.chosen(diff, MOST_LINES * 4) if (change.delta_ms or 0.0) > 0]
+    return tuple(layer_parts.one_line(change) for change in costly[:MOST_LINES])
 
 
 def _problem(evidence: Evidence, gate: Gate, limits: Limits) -> Problem:
