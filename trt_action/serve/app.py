@@ -72,6 +72,13 @@ class App:
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
             raise RefusedError(401, "A valid bearer token is needed.", "unauthorized", {"www-authenticate": "Bearer"})
 
+    def check_explicit(self) -> None:
+        """Raises:
+        RefusedError: models are not loaded and unloaded on request.
+        """
+        if self.options.model_control_mode != "explicit":
+            raise RefusedError(403, "This server does not load or unload on request (--model-control-mode explicit).")
+
     @property
     def ready(self) -> bool:
         """Every model is loaded, and the server is not about to end."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from trt_action.serve.app import App
 
 
+QUIET = frozenset({"/v2/health/live", "/v2/health/ready", "/metrics"})
+"""What probes and scrapers ask all day is logged only when it fails."""
+
+
 class Exchange:
     """One request, and what is told about it when it has ended."""
 
@@ -50,15 +54,23 @@ class Exchange:
         Raises:
             RefusedError: anything about the request is wrong.
         """
-        options = self.app.options
         self.bytes_in = len(data)
         model = self.model = self.app.repository.get(name, version)
-        asked = self.asked = question(data, self._json_bytes(len(data)), model.inputs, model.outputs)
-        timeout = options.request_timeout
+        self.start(model, question(data, self._json_bytes(len(data)), model.inputs, model.outputs), gone)
+        return model
+
+    def start(
+        self, model: Model, asked: Question, gone: Callable[[], bool] | None, seconds: float | None = None
+    ) -> Call:
+        """The call of a decoded question; `seconds` is the time that the transport leaves."""
+        timeout = self.app.options.request_timeout
         if asked.timeout_us is not None:
             timeout = min(timeout, asked.timeout_us / 1e6)
+        if seconds is not None:
+            timeout = min(timeout, seconds)
+        self.asked = asked
         self.call = model.call(asked.feeds, arrived=self.arrived, timeout=timeout, gone=gone)
-        return model
+        return self.call
 
     def reply(self) -> tuple[Headers, bytes]:
         """Headers and body of the answer, after the call has ended.
@@ -98,7 +110,7 @@ class Exchange:
                 model.stats.answered(call, now)
             else:
                 model.stats.failed(self.cause or "cancelled", now - self.arrived)
-        if app.log.style != "off":
+        if app.log.style != "off" and not (self.status == 200 and self.path in QUIET):
             app.log.request(self._logged(now))
         if call is not None:
             call.ended = nobody  # it refers to us: without this, only the garbage collector would free the tensors

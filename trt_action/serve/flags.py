@@ -37,6 +37,7 @@ class Flag:
 FLAGS = (
     Flag("host", "0.0.0.0", "address to listen on", "ADDRESS"),  # noqa: S104 - a container's own network
     Flag("port", 8000, "port of HTTP; 0 = any free one", "N", high=65_535),
+    Flag("grpc-port", 0, "port of gRPC; 0 = none", "N", high=65_535),
     Flag("model-control-mode", "none", "who may load and unload models while serving: nobody, the repository API, or "
          "whoever adds a version folder", choices=("none", "explicit", "poll")),
     Flag("poll-interval", 15.0, "seconds between two looks for new version folders (mode poll)", "SECONDS", low=0.05),
@@ -77,6 +78,7 @@ class Options:
     path: Path
     host: str
     port: int
+    grpc_port: int
     model_control_mode: str
     poll_interval: float
     instances: int

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from trt_action import __version__
 from trt_action.serve import refusal
 from trt_action.serve.metrics import CONTENT_TYPE, Metrics
-from trt_action.serve.refusal import RefusedError
 
 if TYPE_CHECKING:
     from trt_action.serve.app import App
@@ -94,7 +93,7 @@ class _Pages:
         return _json(self._repository.index(ready_only=asked.get("ready") is True))
 
     async def load(self, request: Request) -> Response:
-        self._explicit()
+        self._app.check_explicit()
         parameters = (await self._asked(request)).get("parameters")
         if isinstance(parameters, dict) and any(key == "config" or key.startswith("file:") for key in parameters):
             raise refusal.bad("A model is loaded as it was built and measured: no `config` and no files in a request.")
@@ -102,17 +101,13 @@ class _Pages:
         return Response(status_code=200)
 
     async def unload(self, request: Request) -> Response:
-        self._explicit()
+        self._app.check_explicit()
         await self._asked(request)
         await self._repository.unload(request.path_params["model"])
         return Response(status_code=200)
 
     def _model(self, request: Request) -> Any:
         return self._repository.get(request.path_params["model"], request.path_params.get("version"))
-
-    def _explicit(self) -> None:
-        if self._app.options.model_control_mode != "explicit":
-            raise RefusedError(403, "This server does not load or unload on request (--model-control-mode explicit).")
 
     async def _asked(self, request: Request) -> dict[str, Any]:
         body = self._app.body()

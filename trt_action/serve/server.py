@@ -10,13 +10,15 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
 
-from trt_action.errors import SettingsError, TrtActionError
+from trt_action.errors import BackendUnavailableError, SettingsError, TrtActionError
 from trt_action.inputs import open_regular, quote
 from trt_action.serve import connection
 from trt_action.serve.app import App
@@ -27,6 +29,8 @@ from trt_action.serve.repository import Repository
 
 MAX_TOKEN_BYTES = 10_000
 BACKLOG = 2_048
+LAST_SECONDS = 1.0
+"""For freeing engines that nobody uses any more."""
 
 
 def run(options: Options) -> None:
@@ -47,6 +51,9 @@ async def _serve(options: Options) -> None:
     listener = _listen(options)
     server = _server(app, options)
     app.connections = lambda: len(server.server_state.connections)
+    remote = _grpc(app)
+    if remote is not None:
+        await remote.start()
     stopping = Stopping(app, server, options, log)
     stopping.listen()
     host, port = listener.getsockname()[:2]
@@ -66,11 +73,13 @@ async def _serve(options: Options) -> None:
         failure = error
         server.should_exit = True
     await serving
+    if remote is not None:
+        await remote.stop(max(0.0, stopping.left()))
     for chore in chores:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(repository.close(), timeout=options.drain_seconds)
+        await asyncio.wait_for(repository.close(), timeout=max(LAST_SECONDS, stopping.left()))
     log.flush()
     if failure is not None:
         raise failure
@@ -84,6 +93,20 @@ async def _first(loading: asyncio.Task[None], serving: asyncio.Task[None]) -> No
         loading.result()
     else:
         loading.cancel()
+
+
+def _grpc(app: App) -> Any:
+    if not app.options.grpc_port:
+        return None
+    try:
+        from trt_action.serve import grpc_server
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "gRPC is asked for, and its library is not in this Python environment.",
+            why=" ".join(str(error).split())[:300],
+            fix="Install it with `pip install 'trt-action[grpc]'` for the same Python, or leave out --grpc-port.",
+        ) from None
+    return grpc_server.server(app)
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +126,11 @@ class Stopping:
         self._server = server
         self._options = options
         self._log = log
+        self._until = 0.0
+
+    def left(self) -> float:
+        """Seconds for what is still in flight."""
+        return self._until - time.monotonic()
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -118,6 +146,7 @@ class Stopping:
         asyncio.get_running_loop().call_later(self._options.drain_delay, self._close)
 
     def _close(self) -> None:
+        self._until = time.monotonic() + self._options.drain_seconds
         self._server.should_exit = True
 
 
