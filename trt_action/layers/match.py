@@ -142,7 +142,7 @@ def _pieces(layers: Sequence[ParsedLayer], main: Mapping[str, int]) -> list[tupl
 
 def _by_place(head: Sequence[ParsedLayer], base: Sequence[ParsedLayer], matched: Sequence[Group]) -> list[Group]:
     """Pairs among the layers that no node has matched: the same kind and formats, at the same place between the
-    groups; then the same kind and formats anywhere, since a conversion that moved is not a new one."""
+    groups; then, for conversions, anywhere, since one that moved is not a new one."""
     keys = (
         _keys(head, {i: n for n, g in enumerate(matched) for i in g.head}),
         _keys(base, {i: n for n, g in enumerate(matched) for i in g.base}),
@@ -151,10 +151,10 @@ def _by_place(head: Sequence[ParsedLayer], base: Sequence[ParsedLayer], matched:
     used = {a for a, _ in pairs}, {b for _, b in pairs}
     left: dict[str, list[int]] = {}
     for i, key in enumerate(keys[1]):
-        if i not in used[1] and not key.startswith("="):
+        if i not in used[1] and base[i].role == "convert":
             left.setdefault(key, []).append(i)
     for i, key in enumerate(keys[0]):
-        if i not in used[0] and left.get(key):
+        if i not in used[0] and head[i].role == "convert" and left.get(key):
             pairs.append((i, left[key].pop(0)))
     return [Group((a,), (b,)) for a, b in pairs]
 
