@@ -13,7 +13,7 @@ help: ## this list
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,action,publish,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,tensorrt-rtx,action,publish,dev]"
 	@touch $@
 
 demo: $(STAMP) ## the main job on real data: verdict, comment, evidence, report

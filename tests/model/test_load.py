@@ -57,7 +57,7 @@ def test_describes_a_model(build: Build, save: Save) -> None:
         (POINTER, "git lfs pull"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "a PNG image"),
         (b"ftrt" + bytes(99), "a TensorRT plan"),
-        (b"vtrt" + bytes(99), "TensorRT version-compatible plan"),
+        (b"vtrt" + bytes(99), "a plan of TensorRT for RTX"),
         (b"\x80\x02}q\x00.", "a Python pickle"),
         (b"\x1f\x8b\x08" + bytes(99), "a gzip archive"),
         (b"<!DOCTYPE html><html>", "an HTML page"),

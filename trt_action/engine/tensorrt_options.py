@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LOADING = frozenset({"workspace", "timing_cache"})
-"""Fields that decide how a plan comes about and not what it is: they stay out of the engine's cache key."""
-
 
 @dataclass(frozen=True)
 class TensorRTOptions:
@@ -39,6 +36,8 @@ class TensorRTOptions:
         return cls(**{**record, "compute_capabilities": tuple(record.get("compute_capabilities", ()))})
 
     def of_the_plan(self) -> dict[str, Any]:
-        """What decides the plan's bytes, for the cache key. Of weight streaming, that it is possible at all."""
-        kept = {name: value for name, value in self.as_json().items() if name not in LOADING}
-        return {**kept, "weight_streaming": self.weight_streaming != "none"}
+        """What decides the plan's bytes, for the cache key. Of weight streaming, that it is possible at all; the timing
+        cache makes a build faster, not different in kind."""
+        kept = {**self.as_json(), "weight_streaming": self.weight_streaming != "none"}
+        del kept["timing_cache"]
+        return kept

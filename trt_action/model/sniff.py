@@ -18,7 +18,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
         "Run `git lfs pull`; in a workflow set `lfs: true` at actions/checkout.",
     ),
     (0, b"ftrt", "a TensorRT plan (a compiled engine)", "Give the ONNX model that the plan was built from."),
-    (0, b"vtrt", "a TensorRT version-compatible plan", "Give the ONNX model that the plan was built from."),
+    (0, b"vtrt", "a plan of TensorRT for RTX", "Give the ONNX model that the plan was built from."),
     (4, b"ORTM", "a model in ONNX Runtime's own ORT format", "Give the ONNX file that it was converted from."),
     (4, b"TFL3", "a TensorFlow Lite model", "Convert it with tf2onnx first."),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)", _EXPORT),

@@ -29,8 +29,11 @@ class Phases:
         self._clock = clock
         self._open: dict[str, _Phase] = {}
         self._told = float("-inf")
+        self._reached = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
+        if not self._open:
+            self._reached = 0.0
         self._open[name] = _Phase(name, parent, steps)
         self._report()
 
@@ -43,9 +46,13 @@ class Phases:
         self._open.pop(name, None)
 
     def share(self) -> float | None:
-        """Finished part of everything in [0, 1]; None between phases."""
-        roots = [phase for phase in self._open.values() if phase.parent not in self._open]
-        return self._share(roots[0]) if roots else None
+        """Finished part of everything in [0, 1]; None between phases. It never goes back: a phase ends a moment before
+        the step that it was a part of."""
+        root = next((phase for phase in self._open.values() if phase.parent not in self._open), None)
+        if root is None:
+            return None
+        self._reached = max(self._reached, self._share(root))
+        return self._reached
 
     def _share(self, phase: _Phase) -> float:
         inner = max((self._share(p) for p in self._open.values() if p.parent == phase.name), default=0.0)

@@ -1,0 +1,273 @@
+"""Real builds by TensorRT for RTX: it needs no GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.engine import nets
+from tests.engine.conftest import F32, Save
+from trt_action import data, engine
+from trt_action import model as models
+from trt_action.engine import building
+from trt_action.engine.backend import BuildContext, RuntimeOptions
+from trt_action.engine.building import BuiltEngine
+from trt_action.engine.cache import Cache
+from trt_action.engine.tensorrt import configure, library, plan, progress
+from trt_action.engine.tensorrt.backend import TensorRTRtxBackend
+from trt_action.engine.tensorrt_options import TensorRTOptions
+from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError, TrtActionError
+from trt_action.precision import Recipe
+
+trt: Any = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+pytestmark = pytest.mark.skipif(
+    bool(os.environ.get("CUDA_VISIBLE_DEVICES")), reason="builds without a GPU are tested here"
+)
+
+ADA = TensorRTOptions(compute_capabilities=("8.9",))
+OPTIONS = RuntimeOptions(device="cuda:0", tensorrt=ADA)
+Sizes = dict[str, dict[str, list[int]]]
+
+
+def compiled(path: Path, out: Path, shapes: Sizes | None = None, **changed: Any) -> Path:
+    out.mkdir(exist_ok=True)
+    options = replace(OPTIONS, tensorrt=replace(ADA, **changed))
+    return building.compile_in_child(path, "tensorrt-rtx", options, out, timeout=120, shapes=shapes)
+
+
+def fixed(**shapes: list[int]) -> Sizes:
+    return {name: {"min": shape, "opt": shape, "max": shape} for name, shape in shapes.items()}
+
+
+def obtain(path: Path, work: Path, recipe: Recipe, shapes: Any = None, **changed: Any) -> BuiltEngine:
+    model = models.load(path, label=path.name, shapes=shapes, batch_size=8)
+    arguments: dict[str, Any] = {"calibration": None, "options": OPTIONS, "cache": Cache(None, 1), **changed}
+    calibration = arguments.pop("calibration")
+    return engine.obtain(model, recipe, calibration, backend="tensorrt-rtx", work_dir=work, timeout=120, **arguments)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8", "fp8"])
+def test_a_trained_cnn_in_every_precision(digits: Path, tmp_path: Path, precision: Any) -> None:
+    path = digits / "model.onnx"
+    info = models.load(path, label="m", batch_size=8).info
+    calibration = None
+    if precision in {"int8", "fp8"}:
+        calibration = data.load(
+            str(digits / "calibration.npz"), info, origin="calibration", need_labels=False, limit=16, timeout=60, base_dir=digits
+        )  # fmt: skip
+    built = obtain(path, tmp_path, Recipe(precision), calibration=calibration)
+    content = built.loadable.path.read_bytes()
+    header = plan.read(content[: plan.HEAD_BYTES], "engine.plan")
+    assert header.flavour is library.RTX
+    assert ".".join(map(str, header.version)) == trt.__version__ == built.record.backend_version
+    assert built.loadable.sha256 == built.record.sha256 == hashlib.sha256(content).hexdigest()
+    asked = "fp32" if precision == "tf32" else precision
+    assert built.record.achieved_precision.nodes == {asked: 6}
+    limits = {"fp32": (1.9e6, 2.5e6), "tf32": (1.9e6, 2.5e6)}  # half the weights everywhere else
+    low, high = limits.get(precision, (0.9e6, 1.7e6))
+    assert low < len(content) < high
+
+
+def test_resnet50_and_a_block_of_bert(tmp_path: Path) -> None:
+    resnet = nets.resnet50(tmp_path / "resnet50.onnx")
+    image = fixed(image=[1, 3, 224, 224])
+    full = compiled(resnet, tmp_path / "out", image)
+    assert 100e6 < full.stat().st_size < 115e6  # 25.5 million weights
+    block = nets.bert_block(tmp_path / "bert.onnx")
+    shapes = {"x": {"min": [1, 16, 768], "opt": [1, 128, 768], "max": [8, 384, 768]}}
+    whole = compiled(block, tmp_path / "whole", shapes).stat().st_size
+    half = obtain(block, tmp_path / "half", Recipe("fp16"), shapes)
+    assert half.record.achieved_precision.nodes.keys() == {"fp16"}
+    assert half.record.bytes < 0.6 * whole
+
+
+def test_the_same_graph_gives_the_same_bytes(conv: Path, tmp_path: Path) -> None:
+    shapes = {"x": {"min": [1, 1, 8, 8], "opt": [2, 1, 8, 8], "max": [4, 1, 8, 8]}}
+    first = compiled(conv, tmp_path / "a", shapes).read_bytes()
+    assert compiled(conv, tmp_path / "b", shapes).read_bytes() == first
+    assert compiled(conv, tmp_path / "c", shapes, workspace="64MB").read_bytes() != first  # so it is in the cache key
+    assert compiled(conv, tmp_path / "d", fixed(x=[2, 1, 8, 8])).read_bytes() != first
+    assert compiled(conv, tmp_path / "e", shapes, compute_capabilities=("8.0", "12.0")).read_bytes() != first
+
+
+def test_external_data_is_found_beside_the_model(save: Save, tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32), "w")
+    io = [helper.make_tensor_value_info(name, F32, [4, 256]) for name in ("x", "y")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    inside = save(nodes, io[:1], io[1:], [weights], name="inside.onnx")
+    outside = save(nodes, io[:1], io[1:], [weights], name="outside.onnx", external=True)
+    assert outside.stat().st_size < 10_000
+    assert compiled(outside, tmp_path / "a").read_bytes() == compiled(inside, tmp_path / "b").read_bytes()
+
+
+def _io(shape: list[Any], kind: int = F32) -> tuple[list[Any], list[Any]]:
+    x, y = (helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y"))
+    return [x], [y]
+
+
+def _graphs(save: Save) -> dict[str, Path]:
+    """Models that TensorRT does not take, by what is wrong with them."""
+    static, dynamic = _io([4, 4]), _io(["N", 4])
+    weights = [numpy_helper.from_array(np.ones((4, 4), np.float32), "w")]
+    sizes = helper.make_tensor_value_info("s", TensorProto.INT64, [2])
+    double = helper.make_tensor("w", TensorProto.DOUBLE, [4, 4], [1.0] * 16)
+    matmul = [helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")]
+    custom = [helper.make_node("Foo", ["x"], ["y"], domain="my.ops", name="foo1")]
+    unique = [
+        helper.make_node("Unique", ["x"], ["u"], name="uniq"),
+        helper.make_node("Unsqueeze", ["u", "zero"], ["y"]),
+    ]
+    return {
+        "custom": save(custom, *static, name="custom.onnx"),
+        "unsupported": save(unique, *static, [numpy_helper.from_array(np.array([0], np.int64), "zero")], name="u.onnx"),
+        "dynamic": save([helper.make_node("Relu", ["x"], ["y"])], *dynamic, name="dynamic.onnx"),
+        "sizes": save([helper.make_node("Reshape", ["x", "s"], ["y"])], [*static[0], sizes], _io(["a", "b"])[1], name="s.onnx"),
+        "double": save(matmul, *_io([4, 4], TensorProto.DOUBLE), [double], name="double.onnx"),
+        "gemm": save(matmul, *static, weights, name="gemm.onnx"),
+    }  # fmt: skip
+
+
+BAD: dict[str, tuple[Sizes, dict[str, Any], type[TrtActionError], str]] = {
+    "custom": ({}, {}, BuildError, r"does not support operator `Foo` \(node `foo1`\) of `custom.onnx`"),
+    "unsupported": ({}, {}, BuildError, r"does not support operator `Unique` \(node `uniq`\)"),
+    "dynamic": ({}, {}, BuildError, r"Input `x` is dynamic \(\[-1, 4\]\) and has no shape range"),
+    "dynamic/order": (
+        {"x": {"min": [4, 4], "opt": [2, 4], "max": [8, 4]}}, {}, BuildError,
+        r"does not fit: min \[4, 4\], opt \[2, 4\], max \[8, 4\]",
+    ),
+    "dynamic/rank": (fixed(x=[4]), {}, BuildError, r"the graph declares \[-1, 4\]"),
+    "dynamic/axis": (fixed(x=[2, 5]), {}, BuildError, r"opt \[2, 5\], .* the graph declares \[-1, 4\]"),
+    "sizes": ({}, {}, BuildError, "Input `s` holds sizes, not data"),
+    "double": ({}, {}, BuildError, "`x` of `double.onnx` is float64"),
+    "gemm/turing": ({}, {"compute_capabilities": ("7.5",)}, BuildError, r"7\.5: FP32 GEMM is not supported \(operation `mm`\)"),
+    "gemm/target": ({}, {"compute_capabilities": ("9.0",)}, BuildError, r"names 9\.0; this library builds for 7\.5, 8\.0"),
+    "gemm/lean": ({}, {"version_compatible": "with-lean"}, BackendUnavailableError, "needs its lean runtime"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_built_is_said_with_its_cause(save: Save, tmp_path: Path, case: str) -> None:
+    shapes, changed, kind, words = BAD[case]
+    path = _graphs(save)[case.partition("/")[0]]
+    options = replace(OPTIONS, tensorrt=replace(ADA, **changed))
+    with pytest.raises(kind, match=words) as caught:
+        TensorRTRtxBackend().build(path, tmp_path, options, BuildContext(shapes=shapes))
+    error: Any = caught.value
+    assert error.fix
+    assert "/_src/" not in f"{error.what} {error.why}"
+    assert not (tmp_path / "engine.plan").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all" * 20])
+def test_a_file_that_is_no_model_is_refused_although_it_parses(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BuildError, match=r"found no graph|cannot be read as an ONNX model"):
+        TensorRTRtxBackend().build(path, tmp_path, OPTIONS, BuildContext())
+
+
+def test_fp8_is_refused_for_gpus_without_it(conv: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, tensorrt=TensorRTOptions(compute_capabilities=("8.9", "8.0")))
+    with pytest.raises(BackendUnavailableError, match=r"compute capability 8\.0 do not compute in fp8"):
+        obtain(conv, tmp_path, Recipe("fp8"), options=options)
+    assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (signal.SIGKILL, OutOfMemoryError, "was killed by the system, most likely because memory ran out"),
+        (signal.SIGSEGV, BuildError, "did not end well: .*SIGSEGV"),
+    ],
+)
+def test_a_builder_that_dies_has_a_cause_and_a_next_step(
+    tmp_path: Path, number: int, kind: type[TrtActionError], words: str
+) -> None:
+    block = nets.bert_block(tmp_path / "bert.onnx")
+    (tmp_path / "out").mkdir()
+
+    def kill(text: str, share: float | None) -> None:
+        if text.startswith("Building engine"):
+            for child in psutil.Process().children():
+                child.send_signal(number)
+
+    with pytest.raises(kind, match=words) as caught:
+        building.compile_in_child(
+            block, "tensorrt-rtx", OPTIONS, tmp_path / "out", timeout=60, shapes=fixed(x=[1, 128, 768]), progress=kill
+        )
+    assert "It ended during: Building engine" in caught.value.why
+    assert ("`workspace`" if kind is OutOfMemoryError else "`optimization-level: 2`") in caught.value.fix
+
+
+def test_progress_is_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    told: list[tuple[str, float | None]] = []
+    context = BuildContext(shapes=fixed(x=[1, 128, 768]), progress=lambda text, share: told.append((text, share)))
+    TensorRTRtxBackend().build(nets.bert_block(tmp_path / "bert.onnx"), tmp_path, OPTIONS, context)
+    shares = [share for _, share in told if share is not None]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < 0.2
+    assert shares[-1] <= 1
+    assert len(set(shares)) > 20
+    assert all(text.startswith("Building engine") for text, _ in told)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_setting_reaches_the_builder(tf32: bool) -> None:
+    """On a real configuration, read back."""
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    config = builder.create_builder_config()
+    options = TensorRTOptions(
+        optimization_level=5, tiling="full", aux_streams=2, timing_iterations=3, weight_streaming="auto",
+        hardware_compatibility="ampere-plus", version_compatible="without-lean", compute_capabilities=("8.0", "12.0"),
+    )  # fmt: skip
+    warned: list[str] = []
+    configure.apply(
+        trt, config, options, tf32=tf32, workspace=1 << 28, built_on_the_gpu=True, warn=warned.append
+    )  # fmt: skip
+    flags = {name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)}
+    assert ("TF32" in flags) == tf32
+    assert {"WEIGHT_STREAMING", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"} <= flags
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 28
+    assert (config.builder_optimization_level, config.max_aux_streams, config.avg_timing_iterations) == (5, 2, 3)
+    assert config.tiling_optimization_level == trt.TilingOptimizationLevel.FULL
+    assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+    assert [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)] == ["SM80", "SM120"]
+    assert warned == []
+
+
+def test_what_has_no_effect_is_noted(conv: Path, tmp_path: Path) -> None:
+    warned: list[str] = []
+    options = replace(OPTIONS, tensorrt=TensorRTOptions(hardware_compatibility="ampere-plus"))
+    context = BuildContext(shapes=fixed(x=[1, 1, 8, 8]), warn=warned.append)
+    TensorRTRtxBackend().build(conv, tmp_path, options, context)
+    assert warned == [
+        "`hardware-compatibility` has no effect with TensorRT for RTX: its targets are `compute-capabilities`."
+    ]
+
+
+def test_what_decides_the_plan_is_in_the_key(conv: Path, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 10**9)
+    keys = {}
+    cases: dict[str, dict[str, Any]] = {
+        "first": {}, "again": {}, "level": {"optimization_level": 1}, "target": {"compute_capabilities": ("12.0",)},
+        "workspace": {"workspace": "64MB"}, "timings": {"timing_cache": False},
+    }  # fmt: skip
+    for name, changed in cases.items():
+        options = replace(OPTIONS, tensorrt=replace(ADA, **changed))
+        built = obtain(conv, tmp_path / name, Recipe("fp32"), cache=cache, options=options)
+        keys[name] = (built.record.cache_key, built.record.from_cache)
+    assert len({key for key, _ in keys.values()}) == 4
+    assert [found for _, found in keys.values()] == [False, True, False, False, False, True]
+    cache.release()
