@@ -328,4 +328,4 @@ def test_an_unreachable_service_is_a_clear_failure(session: requests.Session) ->
     signer = keyless.KeylessSigner(session, token, fulcio="http://127.0.0.1:9", patience=quick())
     with pytest.raises(SettingsError) as refused:
         signer.sign(statement())
-    assert "signing-key" in refused.value.fix
+    assert "sign-key" in refused.value.fix

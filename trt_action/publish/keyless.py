@@ -267,5 +267,5 @@ def _base64(hexadecimal: str) -> str:
 _PERMISSION = (
     "Give the job `permissions: {id-token: write}` (GitLab: `id_tokens: {SIGSTORE_ID_TOKEN: {aud: sigstore}}`)."
 )
-_INSTEAD = "Run it again later, or sign with a key (`signing-key`)."
-_LATER = "Run it again; if it stays, sign with a key (`signing-key`) and look at https://status.sigstore.dev."
+_INSTEAD = "Run it again later, or sign with a key (`sign-key`)."
+_LATER = "Run it again; if it stays, sign with a key (`sign-key`) and look at https://status.sigstore.dev."
