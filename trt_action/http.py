@@ -78,6 +78,10 @@ class Tries:
         self.number = 1
         self.deadline = patience.clock() + patience.seconds
 
+    def postpone(self) -> None:
+        """What was tried takes long by itself: the time that it took does not count."""
+        self.deadline = self._patience.clock() + self._patience.seconds
+
     def again(self, wait: float | None, said: str, request: str) -> bool:
         """Wait for the next try. False, at once, where there is none: `wait` is None, or it would take too long.
 

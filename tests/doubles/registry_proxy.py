@@ -89,6 +89,7 @@ class Proxy:
         api: has the referrers API (the CNCF registry 2 has not).
         least: `OCI-Chunk-Min-Length` of new uploads.
         ranges: downloads may begin anywhere.
+        stale_range: says of every chunk after the first that it has the first (ECR).
         cut_through: the registry itself gets the half of a request that is reset, and names its own addresses.
     """
 
@@ -108,6 +109,7 @@ class Proxy:
         self.api = False
         self.least = 0
         self.ranges = True
+        self.stale_range = False
         self.cut_through = False
         self.released = threading.Event()
         self._issued: dict[str, tuple[set[tuple[str, str]], float]] = {}
@@ -324,12 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if self.command == "HEAD":
             kept["Content-Length"] = answer.getheader("Content-Length", "0")
-        if self.command == "POST" and proxy.least:
-            kept["OCI-Chunk-Min-Length"] = str(proxy.least)
-        if "uploads/" in kept.get("Location", "") and proxy.cut_through:
-            kept["Location"] = kept["Location"].replace(proxy.upstream, proxy.host)
-        elif "uploads/" in kept.get("Location", ""):
-            kept["Location"] = proxy.remember_upload(kept["Location"])
+        self._of_uploads(kept)
         if self.command == "PUT" and proxy.api and "/manifests/" in self.path and answer.status == 201:
             attached = proxy.attach(repository, body, kept["Docker-Content-Digest"])
             if attached:
@@ -337,6 +334,18 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy.page and self.path.partition("?")[0].endswith("/tags/list") and answer.status == 200:
             content = self._page(json.loads(content), kept)
         return answer.status, kept, content
+
+    def _of_uploads(self, kept: dict[str, str]) -> None:
+        """What this proxy says of uploads in place of the registry."""
+        proxy = self.proxy
+        if self.command == "PATCH" and proxy.stale_range:
+            kept["Range"] = "0-65535"
+        if self.command == "POST" and proxy.least:
+            kept["OCI-Chunk-Min-Length"] = str(proxy.least)
+        if "uploads/" in kept.get("Location", "") and proxy.cut_through:
+            kept["Location"] = kept["Location"].replace(proxy.upstream, proxy.host)
+        elif "uploads/" in kept.get("Location", ""):
+            kept["Location"] = proxy.remember_upload(kept["Location"])
 
     def _page(self, listed: dict[str, Any], headers: dict[str, str]) -> bytes:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)

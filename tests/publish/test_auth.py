@@ -259,10 +259,10 @@ def test_any_header_can_be_read(header: str) -> None:
 
 
 def test_secrets_stay_out_of_words(proxy: Proxy, make: MakeRegistry, repository: str, log: list[str]) -> None:
-    body = b'{"errors":[{"code":"DENIED","message":"no, %s"}]}' % PASSWORD.encode()
+    body = b'{"errors":[{"code":"DENIED","message":"no, %s, %s"}]}' % (PASSWORD.encode(), LOGIN.basic().encode())
     proxy.faults = [Fault("HEAD", "", status=503), Fault("POST", "", status=403, body=body)]
     registry = make(proxy.host, credentials=LOGIN)
-    with pytest.raises(RegistryError, match=r"no, \*\*\*") as caught:
+    with pytest.raises(RegistryError, match=r"no, \*\*\*, Basic \*\*\*") as caught:
         registry.upload(repository, SMALL)
     told = f"{registry!r} {registry._transport!r} {caught.value!r} {caught.value.why} {caught.value.fix} {log}"
     assert PASSWORD not in told

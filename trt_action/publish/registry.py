@@ -38,7 +38,7 @@ class Registry:
             False: never.
         patience: seconds that one call may take, waits included; a moving upload begins anew with every chunk.
         read_seconds: without a byte from the registry, until a try is lost.
-        chunk: bytes; larger blobs are sent in requests of this size.
+        chunk: send blobs in requests of so many bytes. None: in one, and in chunks after a break (`uploads.Upload`).
         log: told about each wait.
         sleep, clock, now, jitter: time and chance, passed in for tests.
 
@@ -58,7 +58,7 @@ class Registry:
         patience: float = 300.0,
         read_seconds: float = transport.READ_SECONDS,
         attempts: int = 7,
-        chunk: int = uploads.CHUNK,
+        chunk: int | None = None,
         log: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,

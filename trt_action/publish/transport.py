@@ -70,12 +70,14 @@ class Answer:
 
 
 class _Header(AuthBase):
-    """Given as `auth`, it also keeps requests from reading a `.netrc`."""
+    """Given as `auth`, it also keeps requests from reading a `.netrc`. Cookies are not sent: who sends Harbor's back is
+    taken for a browser, and asked for more."""
 
     def __init__(self, value: str | None) -> None:
         self._value = value
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.pop("Cookie", None)
         if self._value:
             request.headers["Authorization"] = self._value
         return request
@@ -98,7 +100,7 @@ class Transport:
             raise SettingsError(f"{quote(host)} is no host of a registry.", fix="Write it as `ghcr.io` or `host:5000`.")
         self.host, self.patience, self._read_seconds = host, patience, read_seconds
         self._session, self._insecure = session, insecure
-        self._secret = credentials.secret.get_secret_value() if credentials else ""
+        self._secrets = (credentials.secret.get_secret_value(), credentials.basic()[6:]) if credentials else ()
         self._auth = Authenticator(credentials, self._ask_token, patience.clock, insecure=bool(insecure))
         self._base = "" if insecure or (insecure is None and is_loopback(host)) else f"https://{host}"
         if ca is not None:
@@ -183,7 +185,9 @@ class Transport:
 
     def _redacted(self, text: str) -> str:
         """Without the password, should an answer repeat it."""
-        return text.replace(self._secret, "***") if self._secret else text
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _redirected(self, ask: Ask, authorization: str | None) -> requests.Response | http.Lost:
         """One exchange and its redirects. The login goes to the registry alone, never to where it points."""

@@ -6,7 +6,7 @@ https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trt_action import http
@@ -15,14 +15,15 @@ from trt_action.inputs import quote
 from trt_action.publish.oci import Blob, Descriptor
 from trt_action.publish.transport import PIECE, Answer, Ask, Transport
 
-CHUNK = 64 * PIECE
-"""Bytes of one request where a blob is larger than that: what a break costs at most."""
+CHUNK = 4 * PIECE
+"""Bytes of one request after a break: as much as GHCR takes of a chunked upload, and what another break costs at most."""
 
 Sent = Callable[[int], None]
 """Told how many bytes of the blob the registry has."""
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
-_NO_CHUNKS = (400, 404, 405, 411, 416, 501)
+_NO_CHUNKS = (400, 404, 405, 411, 413, 416, 501)
+"""Google's registry takes no chunks, ECR none below 5 MB, GHCR none above 4 MiB: each says it in its own way."""
 
 
 class Part:
@@ -52,13 +53,27 @@ class Part:
 
 
 class Upload:
-    """One blob on its way into one repository."""
+    """One blob on its way into one repository.
+
+    It goes in one request, which every registry takes. After a break, and where a proxy limits the size, it goes in
+    chunks; where the registry takes none, in one request again.
+
+    Args:
+        chunk: bytes of one request from the beginning on; None: as above.
+    """
 
     def __init__(
-        self, transport: Transport, repository: str, blob: Blob, *, chunk: int = CHUNK, sent: Sent = lambda _: None
+        self,
+        transport: Transport,
+        repository: str,
+        blob: Blob,
+        *,
+        chunk: int | None = None,
+        sent: Sent = lambda _: None,
     ) -> None:
         self._transport, self._repository, self._blob = transport, repository, blob
-        self._chunk, self._sent = max(1, chunk), sent
+        self._chunk, self._sent = chunk, sent
+        self._least, self._refuses_chunks = 0, False
         self._location, self._offset = "", 0
         self._scopes: list[str] = [f"repository:{repository}:pull,push"]
 
@@ -83,7 +98,8 @@ class Upload:
                 return self._blob.descriptor()
             again = self._transport.patience.tries() if self._offset > best else tries  # it moves: patience begins anew
             best, tries = max(best, self._offset), again
-            wait = self._transport.wait(answer, tries.number)
+            tries.postpone()
+            wait = 0.0 if self._changed_way(ask, answer) else self._transport.wait(answer, tries.number)
             if not tries.again(wait, self._transport.said(answer), ask.words()):
                 raise self._transport.refused(ask, answer)
             if self._resume():
@@ -111,74 +127,68 @@ class Upload:
         self._location, self._offset = self._transport.follow(answer), 0
         least = answer.headers.get("OCI-Chunk-Min-Length", "")
         if least.isascii() and least.isdigit() and len(least) < 12:
-            self._chunk = max(self._chunk, int(least))
+            self._least = int(least)
 
     def _send(self) -> tuple[Ask, Answer | http.Lost | None]:
-        """Everything that is left. The last request, and its answer where it failed."""
+        """Everything that is left. The last request, and its answer where it failed. The last chunk goes with the
+        closing request: ECR wants it so."""
         size = self._blob.size
-        if self._offset == 0 and size <= self._chunk:
-            return self._finish(Part(self._blob, 0, size) if size else b"")
-        while self._offset < size:
-            stop = min(self._offset + self._chunk, size)
-            headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{self._offset}-{stop - 1}"}
-            part = Part(self._blob, self._offset, stop)
-            ask = Ask("PATCH", self._location, self._scopes, headers, body=part, slow=True)
+        chunk = size if self._chunk is None or self._refuses_chunks else max(1, self._chunk, self._least)
+        while size - self._offset > chunk:
+            stop = self._offset + chunk
+            ask = self._ask("PATCH", stop)
             answer = self._transport.once(ask)
-            if isinstance(answer, Answer) and answer.status in _NO_CHUNKS and self._offset == 0 and stop < size:
-                return self._in_one_piece()
             if isinstance(answer, http.Lost) or answer.status not in (201, 202, 204):
                 return ask, answer
             self._location = self._transport.follow(answer)
-            self._offset = self._taken(answer, stop)
-            self._sent(self._offset)
-        return self._finish(b"")
-
-    def _in_one_piece(self) -> tuple[Ask, Answer | http.Lost | None]:
-        """For a registry that takes no chunks."""
-        self._chunk = self._blob.size
-        self._begin()
-        return self._finish(Part(self._blob, 0, self._blob.size))
-
-    def _finish(self, body: Part | bytes) -> tuple[Ask, Answer | http.Lost | None]:
-        headers = {"Content-Type": "application/octet-stream"}
-        ask = Ask(
-            "PUT",
-            self._location,
-            self._scopes,
-            headers,
-            {"digest": self._blob.digest},
-            body,
-            slow=True,
-        )
+            self._offset = stop  # whatever `Range` says: ECR's stands still
+            self._sent(stop)
+        ask = self._ask("PUT", size, {"digest": self._blob.digest})
         answer = self._transport.once(ask)
         if isinstance(answer, http.Lost) or answer.status not in (201, 204):
             return ask, answer
         check_digest(self._transport.host, answer, self._blob.digest)
         return ask, None
 
-    def _taken(self, answer: Answer, otherwise: int) -> int:
-        """How many bytes the registry says it has. `0-0` is what it says of none, and of one byte: taken as none."""
-        found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
-        if found is None:
-            return otherwise
-        last = int(found[1])
-        if last >= self._blob.size:
-            raise RegistryError(f"{self._transport.host} says that it has more of {self._blob.digest} than there is.")
-        return last + 1 if last else 0
+    def _ask(self, method: str, stop: int, params: Mapping[str, str] | None = None) -> Ask:
+        headers = {"Content-Type": "application/octet-stream"}
+        if method == "PATCH" or self._offset:
+            headers["Content-Range"] = f"{self._offset}-{stop - 1}"
+        body = Part(self._blob, self._offset, stop) if stop > self._offset else b""
+        return Ask(method, self._location, self._scopes, headers, params or {}, body, slow=True)
+
+    def _changed_way(self, ask: Ask, answer: Answer | http.Lost) -> bool:
+        """Whether there is another way to send it, after this failure."""
+        chunked = ask.method == "PATCH" or self._offset > 0
+        if isinstance(answer, Answer) and answer.status in _NO_CHUNKS and chunked and not self._refuses_chunks:
+            self._refuses_chunks, self._location = True, ""
+            return True
+        too_large = isinstance(answer, Answer) and answer.status == 413 and not self._refuses_chunks
+        broken = isinstance(answer, http.Lost) and not answer.final
+        if self._chunk is None and (too_large or broken):
+            self._chunk = CHUNK
+            return too_large
+        return False
 
     def _resume(self) -> bool:
-        """After a break: go on where the registry is, or from the beginning. True: it has the blob after all."""
+        """After a failure: go on where the registry is, or from the beginning. True: it has the blob after all."""
         if exists(self._transport, self._repository, self._blob.digest, self._scopes) is not None:
             return True
-        answer = self._transport.once(Ask("GET", self._location, self._scopes))
-        if isinstance(answer, Answer) and answer.status == 204:
-            if answer.headers.get("Location"):
-                self._location = self._transport.follow(answer)
-            self._offset = self._taken(answer, 0)
-            if self._offset:
+        if self._location:
+            answer = self._transport.once(Ask("GET", self._location, self._scopes))
+            if isinstance(answer, Answer) and answer.status == 204 and (taken := self._taken(answer)):
+                if answer.headers.get("Location"):
+                    self._location = self._transport.follow(answer)
+                self._offset = taken
                 return False
         self._begin()
         return False
+
+    def _taken(self, answer: Answer) -> int:
+        """How many bytes the registry says it has. `0-0` is what it says of none, and of one byte: taken as none."""
+        found = _RANGE.fullmatch(answer.headers.get("Range", "").strip())
+        last = int(found[1]) if found else 0
+        return last + 1 if 0 < last < self._blob.size else 0
 
 
 def exists(transport: Transport, repository: str, digest: str, scopes: Sequence[str]) -> int | None:
