@@ -23,6 +23,7 @@ STORY = [
     "layers",
     "accuracy",
     "judge",
+    "search",
     "report",
     "serve",
     "publish",
@@ -33,6 +34,7 @@ GROUND = {
     "evidence",
     "gpu_records",
     "layer_records",
+    "search_records",
     "records",
     "process",
     "child",
@@ -46,8 +48,28 @@ GROUND = {
     "ownership",
     "__init__",
 }
-DOORS = {"cli", "commands", "action", "__main__", "job", "delivery", "results", "pipeline", "stages", "watching", "draft"}
-HOME = {"onnxruntime": {"engine", "precision"}, "onnx": {"model", "precision", "engine", "layers"}}
+DOORS = {
+    "cli",
+    "commands",
+    "action",
+    "__main__",
+    "job",
+    "delivery",
+    "shipping",
+    "results",
+    "pipeline",
+    "stages",
+    "recipes",
+    "watching",
+    "draft",
+}
+HOME = {
+    "cuda": {"engine"},
+    "pycuda": {"engine"},
+    "pynvml": {"engine"},
+    "onnxruntime": {"engine", "precision"},
+    "onnx": {"model", "precision", "engine", "layers"},
+}
 
 
 def room_of(path: Path) -> str:

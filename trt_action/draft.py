@@ -29,6 +29,7 @@ from trt_action.gpu_records import Telemetry
 from trt_action.layer_records import LayerDiff
 from trt_action.model import Model
 from trt_action.process import Progress
+from trt_action.search_records import Search
 from trt_action.settings import Settings
 
 
@@ -47,6 +48,7 @@ class Draft:
     base_note: str = ""
     watch: nvml.Watch | None = None
     telemetry: Telemetry | None = None
+    search: Search | None = None
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None
@@ -99,26 +101,30 @@ class Work:
             draft.stages.append(Stage(name=name, seconds=round(time.monotonic() - start, 3)))
 
 
-def keep(draft: Draft, folder: Path) -> None:
-    """Head's engine with its record, its evidence so far and a self-test, in `folder` (`engine.kept`).
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps head's engine in `folder` before the run's own folder goes, and the evidence once it is complete."""
 
-    Raises:
-        StorageError: the folder cannot be written.
-        BuildError: the copy does not load or run.
-    """
-    if draft.model and "head" in draft.built:
-        built = draft.built["head"]
-        feeds = draft.feeds.get("head") if _runs_here(built) else None
-        kept.keep(built, draft.model.info, folder, feeds=feeds, evidence=draft.evidence())
+    folder: Path
 
+    def __call__(self, draft: Draft) -> None:
+        """The engine, its record and its self-test (`engine.kept`).
 
-def _runs_here(built: engine.BuiltEngine) -> bool:
-    """An engine can be built for a GPU that is not here: then nobody can record what it answers."""
-    try:
-        engine.backend(built.loadable.backend).check_host(built.loadable.options, measures=True)
-    except errors.BackendUnavailableError:
-        return False
-    return True
+        Raises:
+            StorageError: the folder cannot be written.
+            BuildError: the copy does not load or run.
+        """
+        if draft.model and "head" in draft.built:
+            kept.keep(draft.built["head"], draft.model.info, self.folder, feeds=draft.feeds.get("head"))
+
+    def finish(self, evidence: Evidence) -> None:
+        """The evidence beside an engine that was kept.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        if kept.is_kept(self.folder):
+            kept.write_evidence(self.folder, evidence)
 
 
 def error_info(error: errors.TrtActionError) -> ErrorInfo:

@@ -18,6 +18,7 @@ from trt_action.records import Precision as Precision
 from trt_action.records import Record as Record
 from trt_action.records import Sha256 as Sha256
 from trt_action.records import Text as Text
+from trt_action.search_records import Search
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
@@ -96,6 +97,7 @@ class Engine(Record):
     build_seconds: float = Field(ge=0, description="Preparation + build when it was built (also if from the cache).")
     from_cache: bool
     cache_key: Name = ""
+    search: Search | None = Field(None, description="Where the recipe was searched and not given.")
 
 
 class Interval(Record):

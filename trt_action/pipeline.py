@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from trt_action import engine, errors, files, judge, stages, watching
+from trt_action import engine, errors, files, judge, recipes, stages, watching
 from trt_action.console import Console
 from trt_action.draft import Draft, Work, error_info
+from trt_action.engine import kept
 from trt_action.evidence import Evidence, Source
 from trt_action.model import base as bases
 from trt_action.settings import Settings
@@ -60,6 +61,9 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
         base = stages.load_base(draft, work) if "compare" in parts or work.settings.base != "auto" else None
     with work.stage(draft, "data", "Data") as progress:
         calibration, validation = stages.load_data(draft, work, head, progress)
+    if recipes.wanted(work.settings) and not kept.is_kept(head.path):
+        with work.stage(draft, "search", "Search precision") as progress:
+            work = stages.find_recipe(draft, work, head, calibration, validation, progress)
     with work.stage(draft, "build-head", "Build head") as progress:
         draft.head = stages.build(draft, work, "head", head, work.settings, calibration, None, progress)
     if base:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import trt_action.model as models
-from trt_action import accuracy, data, engine, errors, layers, measure, precision, settings, user_code, watching
+from trt_action import (
+    accuracy,
+    data,
+    engine,
+    errors,
+    layers,
+    measure,
+    precision,
+    recipes,
+    settings,
+    user_code,
+    watching,
+)
 from trt_action.draft import Draft, Work
 from trt_action.engine import kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
@@ -134,6 +146,22 @@ def load_data(
     return calibration, validation
 
 
+def find_recipe(
+    draft: Draft,
+    work: Work,
+    head: models.Model,
+    calibration: data.Dataset | None,
+    validation: data.Dataset | None,
+    progress: Progress,
+) -> Work:
+    """The work with head's recipe found, where the settings leave it open."""
+    s = work.settings
+    synthetic = data.synthetic(head.info, MAX_SYNTHETIC, s.seed)
+    return recipes.search(
+        draft, work, head, calibration, validation, progress, options=_options(s), synthetic=synthetic
+    )
+
+
 def build(
     draft: Draft,
     work: Work,
@@ -143,6 +171,8 @@ def build(
     calibration: data.Dataset | None,
     base: bases.Base | None,
     progress: Progress,
+    *,
+    lenient: bool = False,
 ) -> Side:
     if kept.is_kept(model.path):
         built = kept.load(model.path)[0]  # as it was built, loaded with the threads that are asked for now
@@ -152,7 +182,10 @@ def build(
         options = dataclasses.replace(options, tensorrt=built.loadable.options.tensorrt)
         built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=options))
     else:
-        built = _obtain(work, role, model, s, calibration, progress)
+        built = _obtain(work, role, model, s, calibration, progress, lenient)
+        if role == "head":
+            record = built.record.model_copy(update={"search": draft.search})
+            built = dataclasses.replace(built, record=record)
     draft.built[role] = built
     draft.warnings += (f"{role}: {note}" for note in built.notes)
     return Side(
@@ -164,19 +197,18 @@ def build(
 
 
 def _obtain(
-    work: Work, role: str, model: models.Model, s: Settings, calibration: data.Dataset | None, progress: Progress
+    work: Work,
+    role: str,
+    model: models.Model,
+    s: Settings,
+    calibration: data.Dataset | None,
+    progress: Progress,
+    lenient: bool,
 ) -> engine.BuiltEngine:
-    recipe = precision.Recipe(
-        precision=s.precision,
-        calibration_method=s.calibration_method,
-        calibration_samples=s.calibration_samples,
-        op_types=s.op_types,
-        exclude_nodes=s.exclude_nodes,
-    )
     return engine.obtain(
         model,
-        recipe,
-        calibration if s.precision == "int8" else None,
+        recipes.recipe(s, lenient=lenient),
+        calibration if s.precision in precision.CALIBRATED else None,
         backend=s.backend,
         options=_options(s),
         cache=work.cache,
@@ -190,7 +222,8 @@ def build_base(
     draft: Draft, work: Work, base: BaseModel, calibration: data.Dataset | None, progress: Progress
 ) -> Side | None:
     try:
-        return build(draft, work, "base", base.model, base.settings, calibration, base.where, progress)
+        own, lenient = recipes.of_base(draft, work, base.settings)
+        return build(draft, work, "base", base.model, own, calibration, base.where, progress, lenient=lenient)
     except errors.TrtActionError as error:
         _go_on_without_base(draft, work.settings, error)
         return None

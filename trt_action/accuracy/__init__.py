@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trt_action.accuracy.checking import check
+    from trt_action.accuracy.trials import Trials
 
-__all__ = ["check"]
+__all__ = ["Trials", "check"]
+
+_ROOMS = {"check": "checking", "Trials": "trials"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("trt_action.accuracy.checking"), name)
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"trt_action.accuracy.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,7 +56,7 @@ def run(
         TrtActionError: what a side other than base's met (`infer.Children.outputs`).
         StorageError: the disk is full or not writable.
     """
-    feeds = of_base = _write_feeds(dataset, info, folder / "feeds")
+    feeds = of_base = write_feeds(dataset, info, folder / "feeds")
     stores: dict[str, Store] = {}
     notes: list[str] = []
     with Children() as children:
@@ -87,10 +87,10 @@ def _base_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
     """
     inputs = {name: array for name, array in dataset.inputs.items() if name in info.shapes}
     samples.check_layout(inputs, info, f"{dataset.origin} data")
-    return _write_feeds(replace(dataset, inputs=inputs), info, folder)
+    return write_feeds(replace(dataset, inputs=inputs), info, folder)
 
 
-def _write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
+def write_feeds(dataset: Dataset, info: ModelInfo, folder: Path) -> Feeds:
     """Every batch to disk once, for all engines of one model."""
     rows: list[int] = []
     batch: int | None = None

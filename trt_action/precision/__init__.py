@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from trt_action.inputs import quote
 from trt_action.model import Model
 from trt_action.precision import modelopt
 from trt_action.precision.modelopt import ModelOpt
-from trt_action.precision.recipe import CALIBRATED, Recipe
+from trt_action.precision.recipe import CALIBRATED, UNCHANGED, Recipe
 from trt_action.precision.toolchain import choose
 from trt_action.process import Progress
 
-__all__ = ["CALIBRATED", "Prepared", "Recipe", "choose", "prepare"]
+__all__ = ["CALIBRATED", "UNCHANGED", "Prepared", "Recipe", "SensitiveLayer", "choose", "prepare", "rank"]
 
 MADE = "made.onnx"
 
@@ -37,6 +38,17 @@ class Prepared:
     path: Path
     proof: AchievedPrecision
     seconds: float
+
+
+@dataclass(frozen=True)
+class SensitiveLayer:
+    """A layer that can stay in higher precision. `exclude`: its names for `exclude-nodes`. `error`: relative L2 error of
+    the outputs when it alone is rounded; None if they were not finite, or if it was not `measured` for lack of time."""
+
+    name: str
+    exclude: tuple[str, ...]
+    error: float | None
+    measured: bool
 
 
 def prepare(
@@ -93,6 +105,55 @@ def prepare(
         saved.unlink(missing_ok=True)
     proof = AchievedPrecision.model_validate(answer["proof"])
     return Prepared(Path(answer["path"]), proof, time.monotonic() - start)
+
+
+def rank(
+    model: Model,
+    recipe: Recipe,
+    samples: Dataset,
+    work_dir: Path,
+    *,
+    seconds: float,
+    ranges: Path,
+    progress: Progress | None = None,
+) -> tuple[SensitiveLayer, ...]:
+    """The layers that the recipe changes, most sensitive first; those without a name that a setting can hold are left
+    out, and a model with its own Q/DQ nodes has none.
+
+    Args:
+        samples: representative inputs; int8 and fp8 are calibrated with them too.
+        seconds: after so many, the layers that are left are not measured.
+        ranges: as in `prepare`.
+
+    Raises:
+        PrecisionError, SettingsError, OutOfMemoryError: as `prepare`.
+    """
+    saved = work_dir / "ranking.npz"
+    samples.save(saved)
+    try:
+        answer = process.call(
+            "trt_action.precision.sensitivity:main",
+            {
+                "model": str(model.path.absolute()),
+                "info": model.info.model_dump(),
+                "recipe": recipe.crossing(),
+                "calibration": str(saved.absolute()),
+                "ranges": str(ranges.absolute()),
+                "out_dir": str(work_dir.absolute()),
+                "results": recipe.precision == "int8" and recipe.modelopt is None,
+                "seconds": seconds,
+            },
+            timeout=2 * seconds,
+            progress=progress,
+            died=PrecisionError,
+            env={"PYTHONHASHSEED": "0"},
+        )
+    finally:
+        saved.unlink(missing_ok=True)
+    layers = (
+        SensitiveLayer(one["name"], tuple(one["exclude"]), one["error"], one["measured"]) for one in answer["layers"]
+    )
+    return tuple(layer for layer in layers if all(re.fullmatch(r".{1,1000}", name) for name in layer.exclude))
 
 
 @dataclass(frozen=True)

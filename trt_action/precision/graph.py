@@ -89,7 +89,8 @@ def raise_opset(model: ModelProto, least: int, why: str) -> ModelProto:
             why=" ".join(str(error).split())[:500],
             fix=f"Export the model with opset {least} or later, or ask for another precision.",
         ) from None
-    converted.ir_version = max(model.ir_version, helper.find_min_ir_version_for(list(converted.opset_import)))
+    needed = helper.find_min_ir_version_for(list(converted.opset_import), ignore_unknown=True)
+    converted.ir_version = max(model.ir_version, needed)
     name_nodes(converted.graph)
     return converted
 

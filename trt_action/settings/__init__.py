@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINE_FIELDS", "Settings", "config_schema", "for_base", "load"]
 
-ENGINE_FIELDS = ("precision", "calibration_method", "calibration_samples", "op_types", "exclude_nodes")
+ENGINE_FIELDS = (
+    "precision",
+    "keep_accuracy",
+    "high_precision",
+    "toolchain",
+    "calibration_method",
+    "calibration_samples",
+    "op_types",
+    "exclude_nodes",
+)
 """The precision recipe: what a base from Git takes from its own config. Runtime options and shapes stay head's, so that
 both sides go through the same toolchain at the same measured shape."""
 

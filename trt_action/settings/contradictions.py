@@ -11,6 +11,9 @@ from trt_action.settings.fields import METRICS
 from trt_action.settings.schema import Settings
 from trt_action.settings.units import percent_text
 
+_FLOAT32 = {"fp32", "tf32"}
+_CALIBRATED = {"int8", "fp8", "int4", "auto"}
+
 
 def check(settings: Settings) -> tuple[str, ...]:
     """Notes about settings without effect.
@@ -19,7 +22,8 @@ def check(settings: Settings) -> tuple[str, ...]:
         SettingsError: a contradiction; names both keys and the fix.
     """
     _check_comparison(settings)
-    _check_int8(settings)
+    _check_quantized(settings)
+    _check_search(settings)
     _check_accuracy(settings)
     return tuple(_notes(settings))
 
@@ -34,11 +38,23 @@ def _check_comparison(s: Settings) -> None:
         )
 
 
-def _check_int8(s: Settings) -> None:
-    if s.precision == "int8" and not s.op_types:
+def _check_quantized(s: Settings) -> None:
+    if s.precision in {"int8", "fp8"} and not s.op_types:
         raise SettingsError(
-            "`precision: int8` with an empty `op-types`: nothing would be quantized.",
+            f"`precision: {s.precision}` with an empty `op-types`: nothing would be quantized.",
             fix="Leave `op-types` out, or name operators, e.g. `op-types: [Conv, MatMul, Gemm]`.",
+        )
+
+
+def _check_search(s: Settings) -> None:
+    """A search judges every candidate on the CPU, which has no bfloat16."""
+    searched = s.keep_accuracy or s.precision == "auto"
+    if searched and (s.precision == "bf16" or s.high_precision == "bf16"):
+        key = "precision" if s.precision == "bf16" else "high-precision"
+        raise SettingsError(
+            f"`{key}: bf16` cannot be searched (`{'precision: auto' if s.precision == 'auto' else 'keep-accuracy'}`).",
+            why="Every candidate is judged by ONNX Runtime on the CPU, which does not compute in bfloat16.",
+            fix="Use fp16 instead, or name the nodes yourself with `exclude-nodes`.",
         )
 
 
@@ -66,8 +82,10 @@ def _notes(s: Settings) -> Iterator[str]:
         yield "`max-latency-regression` is not checked: `base` is `none`."
     if s.base == "none" and s.base_precision is not None:
         yield "`base-precision` has no effect: `base` is `none`."
-    if s.exclude_nodes and s.precision == "fp32":
-        yield "`exclude-nodes` has no effect: `precision` is `fp32`."
+    if s.precision in _FLOAT32:
+        for key, given in (("exclude-nodes", s.exclude_nodes), ("keep-accuracy", s.keep_accuracy)):
+            if given:
+                yield f"`{key}` has no effect: `precision` is `{s.precision}`."
     if s.shapes is not None and s.sources["batch-size"] != "default":
         yield "`batch-size` has no effect on inputs that `shapes` names."
 
@@ -82,5 +100,5 @@ def _data_notes(s: Settings) -> Iterator[str]:
             "`validation-data` and `calibration-data` are the same: accuracy on the samples that calibrated the model "
             "is flattering."
         )
-    if s.calibration_data and "int8" not in (s.precision, s.base_precision):
+    if s.calibration_data and not {s.precision, s.base_precision} & _CALIBRATED:
         yield f"`calibration-data` calibrates nothing: `precision` is `{s.precision}`."

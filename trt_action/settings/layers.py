@@ -19,7 +19,9 @@ from trt_action.settings.fields import METRICS
 from trt_action.settings.options import BY_NAME
 from trt_action.settings.schema import MAX_MODELS, Settings, Source
 
-PATHS = frozenset({"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template"})
+PATHS = frozenset(
+    {"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template", "modelopt-python"}
+)
 """Settings whose text may be a path. `base`, `metric` and `cache` also have words that are not."""
 
 NOT_SETTINGS = frozenset({"config", "parent", "sibling"})
