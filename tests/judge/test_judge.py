@@ -29,6 +29,7 @@ from trt_action.evidence import (
     Tool,
 )
 from trt_action.judge.latency import samples_for_interval
+from trt_action.layer_records import LayerReport
 from trt_action.measure.stats import percentile_interval
 from trt_action.settings import Settings
 
@@ -369,6 +370,30 @@ def test_the_precision_that_was_really_reached(flops: float | None, weights: flo
     proof = AchievedPrecision(asked="int8", weight_share=weights, flop_share=flops, nodes={}, kept_high=["/head"])
     found = gate("min-precision-share", settings(), head=side(proof=proof))
     assert (found.status, found.rule) == (status, rule)
+
+
+def layers(share: float | None, device: str = "gpu") -> LayerReport:
+    return LayerReport(source="tensorrt-inspector", device=device, layers=[], asked="int8", asked_share=share)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "rule", "said"),
+    [
+        (None, "passed", "≥ 50 % of FLOPs in int8", "Counted in the prepared graph."),
+        (layers(0.95), "passed", "≥ 50 % of FLOPs in int8", "The engine spends 95.00 % of the time"),
+        (layers(0.6), "passed", "≥ 50 % of the time of products and convolutions in int8", "has 90.00 % of FLOPs"),
+        (layers(0.49999), "failed", "≥ 50 % of the time of products and convolutions in int8", "Timed layer by layer"),
+        (layers(None), "passed", "≥ 50 % of FLOPs in int8", "Counted in the prepared graph."),
+        (layers(0.0, "cpu"), "passed", "≥ 50 % of FLOPs in int8", "0.00 % of the time"),
+    ],
+)
+def test_on_a_gpu_the_time_of_the_layers_decides_too(found: Any, status: str, rule: str, said: str) -> None:
+    """The smaller of what is counted and what is timed; on a CPU the time is only said."""
+    proof = AchievedPrecision(asked="int8", weight_share=1.0, flop_share=0.9, nodes={})
+    head = side(proof=proof).model_copy(update={"layers": found})
+    result = gate("min-precision-share", settings(), head=head)
+    assert (result.status, result.rule) == (status, rule)
+    assert said in result.reason
 
 
 def made(*statuses: str, name: str = "min-accuracy") -> list[Gate]:

@@ -37,6 +37,7 @@ from trt_action.evidence import (
     Tool,
     Unit,
 )
+from trt_action.layer_records import Layer, LayerChange, LayerDiff, LayerReport
 from trt_action.measure.series import pack
 
 SHA = "0123456789abcdef" * 4
@@ -360,6 +361,73 @@ def error() -> Evidence:
     )
 
 
+def layer(name: str, ms: float | None, **changes: Any) -> Layer:
+    values: dict[str, Any] = {
+        "name": f"{name}_nchwc",
+        "kind": "Conv",
+        "role": "compute",
+        "precision": "fp16",
+        "tactic": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x64x32",
+        "ms": ms,
+        "low_ms": ms,
+        "high_ms": ms,
+        "share": None if ms is None else ms / 0.4,
+        "nodes": [name, f"{name}.relu"],
+        "node_count": 2,
+        "inputs": ["Half [1, 64, 8, 8], Channel major FP16 format where channel % 8 == 0"],
+        "outputs": ["Half [1, 64, 8, 8]"],
+    }
+    return Layer(**values | changes)
+
+
+def layer_report(**changes: Any) -> LayerReport:
+    cast = layer(
+        "image.cast", 0.02, kind="Reformat", role="convert", precision="fp32", nodes=[], node_count=0, tactic=""
+    )
+    values: dict[str, Any] = {
+        "source": "tensorrt-inspector",
+        "device": "gpu",
+        "layers": [cast, layer("conv1", 0.1), layer("conv2", 0.28, node_count=31), layer("untimed", None)],
+        "left_out": 2,
+        "left_out_ms": 0.01,
+        "total_ms": 0.41,
+        "rounds": 3,
+        "runs": 60,
+        "by_precision": {"fp16": 0.93, "convert": 0.05, "fp32": 0.02},
+        "asked": "fp16",
+        "asked_share": 0.98,
+        "note": "The profiler reported no time for 1 of 6 layers.",
+    }
+    return LayerReport(**values | changes)
+
+
+def change(title: str, kinds: list[Any], head: float | None, base: float | None, detail: str = "") -> LayerChange:
+    delta = (head or 0.0) - (base or 0.0)
+    return LayerChange(
+        kinds=kinds, title=title, head=[title], base=[title], head_ms=head, base_ms=base, delta_ms=delta, detail=detail
+    )
+
+
+def layer_diff(*changes: LayerChange) -> LayerDiff:
+    return LayerDiff(changes=list(changes), matched=4, unchanged=1, head_ms=0.41, base_ms=0.36)
+
+
+def layered() -> Evidence:
+    """Head is slower, and its layers tell why."""
+    return regressed().model_copy(
+        update={
+            "head": side(p50_ms=0.434, layers=layer_report()),
+            "base": side("main:examples/digits/head.onnx", 0.412, seed=2, layers=layer_report(left_out=0, note="")),
+            "layer_diff": layer_diff(
+                change("conv1 + conv1.relu", ["lost-fusion", "slower"], 0.13, 0.1, "1 → 2 layers (Conv → Conv + Relu)"),
+                change("image.cast", ["new-conversion"], 0.02, None, "Reformat: fp32 → fp16"),
+                change("conv2 + conv2.relu", ["faster"], 0.08, 0.09, "another kernel"),
+                change("pool", ["vanished"], None, 0.005, "Pooling"),
+            ),
+        }
+    )
+
+
 GATE_NAMES = frozenset(one.name for one in gates())
 
 ALL = {
@@ -371,4 +439,5 @@ ALL = {
     "no_labels": no_labels,
     "no_latency": no_latency,
     "error": error,
+    "layered": layered,
 }

@@ -23,7 +23,7 @@ from trt_action.report.escape import code, prose, text
 
 FIXED = {
     "schema_version", "outcome", "verdict", "status", "sha256", "calibration_sha256", "data_sha256", "digest", "data",
-    "unit", "dtype", "precision", "asked", "p99_verdict", "limit_status", "drop_from", "metric",
+    "unit", "dtype", "precision", "asked", "p99_verdict", "limit_status", "drop_from", "metric", "source", "role", "kinds",
 }  # fmt: skip
 """Fields whose values the schema fixes, or that decide which rows there are."""
 
@@ -42,7 +42,7 @@ foreign = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=8)), min_s
 def replace(value: Any, write: Callable[[str], str], key: str = "") -> Any:
     """The same JSON with every free text replaced; keys of free-form tables too."""
     if isinstance(value, dict):
-        free = key in ("settings", "hardware", "software", "runtime", "hygiene", "nodes")
+        free = key in ("settings", "hardware", "software", "runtime", "hygiene", "nodes", "by_precision")
         return {
             (f"{i} {write(k)}"[:999] if free else k): replace(v, write, k) for i, (k, v) in enumerate(value.items())
         }
