@@ -25,11 +25,12 @@ WARM_UP_RUNS = 5
 Say = Callable[[str], None]
 
 
-def load(place: Place, options: Options, say: Say) -> Model:
+def load(place: Place, options: Options, say: Say, stats: Stats) -> Model:
     """Everything up to a model that is ready; on a failure nothing of it stays loaded.
 
     Args:
         say: told what a person who starts the server should know.
+        stats: where its requests are counted.
 
     Raises:
         BackendUnavailableError: this host is not one that the engine was built for.
@@ -45,7 +46,7 @@ def load(place: Place, options: Options, say: Say) -> Model:
         for thread in threads:
             shared = next((one for one in sessions if getattr(one, "concurrent", False)), None)
             sessions.append(shared or thread.ask(partial(_open, served)))
-        return _ready(served, options, list(zip(threads, sessions, strict=True)), say)
+        return _ready(served, options, list(zip(threads, sessions, strict=True)), say, stats)
     except BaseException:
         _close(list(zip(threads, sessions, strict=False)), threads)
         raise
@@ -55,7 +56,9 @@ def _open(served: Served) -> Session:
     return engine.backend(served.loadable.backend).load(served.loadable)
 
 
-def _ready(served: Served, options: Options, engines: list[tuple[EngineThread, Session]], say: Say) -> Model:
+def _ready(
+    served: Served, options: Options, engines: list[tuple[EngineThread, Session]], say: Say, stats: Stats
+) -> Model:
     session = engines[0][1]
     bound = served.loadable.backend != "onnxruntime"  # it takes any size of an open axis, TensorRT those of the profile
     largest = options.max_batch if options.max_batch and not bound else None
@@ -71,7 +74,6 @@ def _ready(served: Served, options: Options, engines: list[tuple[EngineThread, S
         inputs = {name: replace(port, low=(1, *port.low[1:])) for name, port in inputs.items()}
     inline = all(getattr(session, "concurrent", False) for _, session in engines)
     limits = Limits(rows, pad_to, options.max_queue, int(options.inline_below * 1e6) if inline else 0)
-    stats = Stats()
     return Model(
         served,
         inputs,

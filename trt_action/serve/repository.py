@@ -16,7 +16,9 @@ from trt_action.serve.flags import Options
 from trt_action.serve.folder import Place
 from trt_action.serve.loading import Say, load
 from trt_action.serve.model import Model
+from trt_action.serve.stats import Stats
 
+Loader = Callable[[Place, Options, Say, Stats], Model]
 Signature = tuple[str, tuple[tuple[str, int, int], ...]]
 """A version folder as it stands: version, and name, bytes and modification time of each file."""
 
@@ -35,11 +37,12 @@ class Slot:
 class Repository:
     """Models by name; one version of each is served. All methods belong to the event loop."""
 
-    def __init__(self, options: Options, say: Say, loader: Callable[[Place, Options, Say], Model] = load) -> None:
+    def __init__(self, options: Options, say: Say, loader: Loader = load) -> None:
         self._options = options
         self._say = say
         self._load = loader
         self._slots: dict[str, Slot] = {}
+        self._stats: dict[tuple[str, str], Stats] = {}  # a version that is loaded again counts on
         self._lock = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self.loads: Counter[tuple[str, str]] = Counter()
@@ -166,9 +169,10 @@ class Repository:
 
     async def _replace(self, name: str, place: Place) -> None:
         slot = self._slots.setdefault(name, Slot())
+        stats = self._stats.setdefault((name, place.version), Stats())
         slot.tried = await asyncio.to_thread(_signature, place)
         try:
-            model = await asyncio.to_thread(self._load, place, self._options, self._say)
+            model = await asyncio.to_thread(self._load, place, self._options, self._say, stats)
         except TrtActionError as error:
             self.loads[name, "failure"] += 1
             slot.state = "READY" if slot.serving else "UNAVAILABLE"

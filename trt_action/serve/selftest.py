@@ -112,8 +112,10 @@ def rows_may_move(infer: Infer, feeds: Mapping[str, Array]) -> bool:
     come out as before. Then rows of different requests may share a run, and copies may fill it up."""
     before = infer(feeds)
     after = infer({name: np.concatenate([_other(array[-1:]), array[:-1]]) for name, array in feeds.items()})
+    rows = len(next(iter(feeds.values())))
     return all(
-        array.ndim > 0 and difference(after[name][1:], array[:-1]) <= ROW_TOLERANCE for name, array in before.items()
+        array.ndim > 0 and array.shape[0] == rows and difference(after[name][1:], array[:-1]) <= ROW_TOLERANCE
+        for name, array in before.items()
     )
 
 
