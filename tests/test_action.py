@@ -79,10 +79,17 @@ PUSH = {"ref": "refs/heads/main", "before": "0" * 40, "repository": {"default_br
         ("workflow_dispatch", {}, {"activity": "nothing"}, 0, "asks for `nothing`"),
         (
             "release",
-            {"action": "published", "release": {"tag_name": "v1"}},
-            {"image": "acme/net"},
+            {"action": "published", "release": {"tag_name": "v1.2.3"}},
+            {},
             0,
-            "acme/net the tag v1",
+            "neither `registry` nor `image`",
+        ),
+        (
+            "release",
+            {"action": "published", "release": {"tag_name": "v1.2.3"}},
+            {"image": "acme/net", "push": "false"},
+            0,
+            "`push: false`",
         ),
         ("issues", {}, {}, 2, "`issues` is not one that this action serves"),
         ("push", "{not json", {}, 2, "cannot be read"),
@@ -108,6 +115,15 @@ def test_ends_before_anything_is_measured(
     assert "Traceback" not in step.raw
 
 
+def test_a_release_without_a_version_is_seen(action: RunAction) -> None:
+    """A tag that moves (`v1`) is no release; a person who meant one reads why nothing was promoted."""
+    payload = {"action": "published", "release": {"tag_name": "v1"}}
+    step = action("release", payload, {"image": "acme/net"})
+    assert step.exit_code == 0, step.raw
+    (warning,) = step.annotations
+    assert (warning.level, "`v1` is no version" in warning.message) == ("warning", True)
+
+
 def test_an_error_leaves_evidence_outputs_and_summary(action: RunAction, tmp_path: Path) -> None:
     step = action("push", PUSH, {"model": "missing.onnx", "cache": "false", "github-token": TOKEN})
     assert step.exit_code == 2, step.raw
@@ -117,7 +133,7 @@ def test_an_error_leaves_evidence_outputs_and_summary(action: RunAction, tmp_pat
     assert (evidence.source.commit, evidence.source.base_commit) == (SHA, None)
     assert step.outputs["outcome"] == "failed"
     assert "missing.onnx" in step.summary
-    assert "Nothing would be published" in step.log
+    assert "Nothing is published" in step.log
     assert TOKEN in step.masks
     assert TOKEN not in step.log
 

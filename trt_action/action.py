@@ -63,15 +63,17 @@ def _step(env: Mapping[str, str], started: float) -> int:
     from trt_action.github import commands, credentials, event, inputs
     from trt_action.job import Job, read_payload
 
+    for secret in inputs.secrets(env):
+        commands.mask(secret)
     asked = inputs.read(env)
-    commands.mask(asked.token)
-    activity = event.decide(
+    decided = event.decide(
         env.get("GITHUB_EVENT_NAME", ""),
         read_payload(env),
         env,
         allow_untrusted_fork=asked.allow_untrusted_fork,
         activity=asked.activity,
     )
+    activity = event.with_push(decided, asked.push)
     commands.plain(f"{activity.kind}: {activity.reason}")
     job = Job(env, asked, activity, started)
     if activity.kind == "nothing":
@@ -82,28 +84,28 @@ def _step(env: Mapping[str, str], started: float) -> int:
     if activity.kind == "report":
         return delivery.report_others(job)
     if activity.kind == "promote":
-        commands.plain(delivery.would_promote(job))
-        return errors.EXIT_PASSED
+        return delivery.promote(job)
     return _measure(job)
 
 
 def _measure(job: Job) -> int:
     """Measure every model, here or in a container with a GPU, and deliver; also an error, which readers must see."""
-    from trt_action import container, delivery, settings
+    from trt_action import container, delivery, files, settings
     from trt_action.github import commands
 
     chosen: list[Settings] = []
-    try:
-        job.check_checkout()
-        chosen = settings.load({}, job.env, job.workspace)
-        if _needs_sibling(job, chosen):
-            return container.run_sibling(job.inputs.gpus, job.env, log=commands.plain)
-        evidences = _evidences(job, chosen)
-    except errors.TrtActionError as error:
-        evidences = [_failed(job, chosen, error)]
-    except Exception as error:  # noqa: BLE001 - a bug must reach the pull request too
-        evidences = [_failed(job, chosen, _bug(error))]
-    return delivery.deliver(job, chosen, evidences)
+    with files.work_folder() as kept:
+        try:
+            job.check_checkout()
+            chosen = settings.load({}, job.env, job.workspace)
+            if _needs_sibling(job, chosen):
+                return container.run_sibling(job.inputs.gpus, job.env, log=commands.plain)
+            evidences = _evidences(job, chosen, kept)
+        except errors.TrtActionError as error:
+            evidences = [_failed(job, chosen, error)]
+        except Exception as error:  # noqa: BLE001 - a bug must reach the pull request too
+            evidences = [_failed(job, chosen, _bug(error))]
+        return delivery.deliver(job, chosen, evidences, kept)
 
 
 def _wants_gpu(job: Job, chosen: Sequence[Settings]) -> bool:
@@ -126,8 +128,9 @@ def _needs_sibling(job: Job, chosen: Sequence[Settings]) -> bool:
     return False
 
 
-def _evidences(job: Job, chosen: Sequence[Settings]) -> list[Evidence]:
-    """The evidence of every model, in order. GPUs are checked first and held meanwhile."""
+def _evidences(job: Job, chosen: Sequence[Settings], kept: Path) -> list[Evidence]:
+    """The evidence of every model, in order. GPUs are checked first and held meanwhile. What is to be published is kept
+    in `kept`, each engine in a folder that is called as its place in `chosen`."""
     from trt_action import console, gpu
     from trt_action.github import commands
 
@@ -140,8 +143,8 @@ def _evidences(job: Job, chosen: Sequence[Settings]) -> list[Evidence]:
     uuids = [one.uuid for one in found]
     with gpu.locked(uuids, _lock_folder(job, chosen), timeout=job.inputs.gpu_lock_timeout, log=commands.plain):
         evidences: list[Evidence] = []
-        for one in chosen:
-            evidences.append(_one(job, one, chosen, talk))
+        for place, one in enumerate(chosen):
+            evidences.append(_one(job, one, chosen, talk, kept / str(place)))
             if _was_stopped(evidences[-1]):
                 break
         return evidences
@@ -161,13 +164,16 @@ def _was_stopped(evidence: Evidence) -> bool:
     return evidence.error is not None and evidence.error.exit_code == errors.InterruptedRunError.exit_code
 
 
-def _one(job: Job, one: Settings, chosen: Sequence[Settings], talk: Console) -> Evidence:
+def _one(job: Job, one: Settings, chosen: Sequence[Settings], talk: Console, kept: Path) -> Evidence:
     """The evidence of one model, written as soon as it is there."""
-    from trt_action import delivery, pipeline, report
+    from trt_action import delivery, draft, pipeline, report
 
     talk.note(one.display_name)
     talk.settings(one.effective(), one.sources)
-    evidence = pipeline.run(one, console=talk, cwd=job.workspace, source=job.source(), auto_base=job.base)
+    keeper = draft.Keeper(kept) if job.activity.kind == "publish" else None
+    evidence = pipeline.run(one, console=talk, cwd=job.workspace, source=job.source(), auto_base=job.base, keep=keeper)
+    if keeper is not None:
+        keeper.finish(evidence)
     report.write_evidence(evidence, delivery.folder_of(one, chosen))
     return evidence
 

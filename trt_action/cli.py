@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trt_action import __version__, errors
-from trt_action.commands import doctor, inspect, promote, prune, select, serve, verify
+from trt_action.commands import doctor, inspect, promote, prune, publish, select, serve, verify
 from trt_action.settings import options
 
 if TYPE_CHECKING:
     from trt_action.console import Console
-    from trt_action.draft import Draft
+    from trt_action.draft import Keeper
     from trt_action.evidence import Evidence
     from trt_action.pipeline import Part
     from trt_action.settings import Settings
@@ -124,7 +124,7 @@ def parser() -> Parser:
     schema.add_argument("which", choices=("config", "evidence"))
     schema.set_defaults(command=_schema)
 
-    for module in (doctor, serve, inspect, verify, promote, select, prune):
+    for module in (doctor, serve, publish, inspect, verify, promote, select, prune):
         module.add(commands)
     return top
 
@@ -187,14 +187,14 @@ def _run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _keeper(arguments: argparse.Namespace, one: Settings, chosen: Sequence[Settings]) -> Callable[[Draft], None] | None:
+def _keeper(arguments: argparse.Namespace, one: Settings, chosen: Sequence[Settings]) -> Keeper | None:
     """Keeps the engine of a run in `--keep`, each of several models in a folder of its own."""
     if not getattr(arguments, "keep", None):
         return None
     from trt_action import draft, report
 
-    folder = Path(arguments.keep) if len(chosen) == 1 else Path(arguments.keep) / report.slug(one.display_name)
-    return lambda known: draft.keep(known, folder)
+    folder = Path(arguments.keep)
+    return draft.Keeper(folder if len(chosen) == 1 else folder / report.slug(one.display_name))
 
 
 def _one(
@@ -202,7 +202,7 @@ def _one(
     one: Settings,
     console: Console,
     folder: Path,
-    keep: Callable[[Draft], None] | None = None,
+    keep: Keeper | None = None,
 ) -> Evidence:
     from trt_action import pipeline, report
 
@@ -210,6 +210,8 @@ def _one(
     console.settings(one.effective(), one.sources)
     parts: frozenset[Part] = frozenset(arguments.parts)
     evidence = pipeline.run(one, console=console, cwd=Path.cwd(), parts=parts, keep=keep)
+    if keep is not None:
+        keep.finish(evidence)
     for warning in evidence.warnings:
         console.warn(warning)
     report.write_evidence(evidence, folder)
@@ -242,10 +244,7 @@ def _build(arguments: argparse.Namespace) -> int:
     for one in chosen:
         folder = one.output if len(chosen) == 1 else one.output / report.slug(one.display_name)
 
-        def keep(known: Draft, folder: Path = folder) -> None:
-            draft.keep(known, folder)
-
-        evidence = _one(arguments, one, console, folder, keep)
+        evidence = _one(arguments, one, console, folder, draft.Keeper(folder))
         if arguments.json:
             print(evidence.model_dump_json(indent=2))
         elif evidence.error is None:

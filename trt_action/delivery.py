@@ -19,18 +19,19 @@ from trt_action.github import comment as comments
 from trt_action.github.comment import CommentResult, Run
 from trt_action.job import Job, read_payload
 from trt_action.report.headline import headline, overall
-from trt_action.results import Written
+from trt_action.results import Shipped, Written
 from trt_action.settings import Settings
 
 SMALLEST_SUMMARY = 1_000
 """Bytes; with less room left in the step's summary, nothing is added."""
 
 
-def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence]) -> int:
+def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence], kept: Path) -> int:
     """Everything that a measuring step owes its readers. Returns the exit code.
 
     Args:
         chosen: the settings of each evidence; empty if they could not be read.
+        kept: where the engines lie that may be published, called as their place in `chosen`.
 
     Raises:
         StorageError: the workspace or the runner's files cannot be written.
@@ -49,10 +50,9 @@ def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence])
     with commands.foreign():
         for one in evidences:
             console.console(sys.stdout).show(report.terminal(one))
-    _outputs(evidences, files, result.url)
-    if job.activity.kind == "publish":
-        commands.plain(would_publish(job, evidences))
-    return _report_only(job, code, notes)
+    shipped, shipping_code = _publish(job, evidences, kept, notes, code)
+    _outputs(evidences, files, result.url, shipped)
+    return _report_only(job, code, notes) or shipping_code
 
 
 _STOPPED = CommentResult(None, False, "No comment: the run was stopped before its end.")
@@ -160,9 +160,50 @@ def _check(job: Job, evidences: Sequence[Evidence]) -> None:
         commands.plain(result.reason)
 
 
-def _outputs(evidences: Sequence[Evidence], files: Written, comment_url: str | None) -> None:
-    for name, value in results.outputs(evidences, files, comment_url).items():
+def _outputs(
+    evidences: Sequence[Evidence], files: Written, comment_url: str | None, shipped: Shipped | None = None
+) -> None:
+    for name, value in results.outputs(evidences, files, comment_url, shipped).items():
         commands.output(name, value)
+
+
+def _publish(
+    job: Job, evidences: Sequence[Evidence], kept: Path, notes: commands.Annotations, code: int
+) -> tuple[Shipped, int]:
+    """The images of a run that held: (what is there now, exit code). A run that did not hold publishes nothing."""
+    if job.activity.kind != "publish":
+        return Shipped(), 0
+    if code or any(one.error for one in evidences):
+        commands.plain("Nothing is published: not every rule of this run holds.")
+        return Shipped(), 0
+    from trt_action import shipping
+
+    try:
+        shipped = shipping.ship(job, evidences, [kept / str(place) for place in range(len(evidences))])
+    except errors.TrtActionError as error:
+        results.annotate_error(notes, error_info(error), job.workspace)
+        return Shipped(), error.exit_code
+    _add_to_summary(job, shipped.summary)
+    return shipped, 0
+
+
+def promote(job: Job) -> int:
+    """Activity `promote`: release tags for what was measured. Returns the exit code.
+
+    Raises:
+        SettingsError, VerificationError, RegistryError, GitError: see `shipping.release`.
+    """
+    from trt_action import shipping
+
+    shipped = shipping.release(job)
+    _add_to_summary(job, shipped.summary)
+    _outputs([], Written(()), None, shipped)
+    return errors.EXIT_PASSED
+
+
+def _add_to_summary(job: Job, text: str) -> None:
+    if text and job.inputs.summary and commands.summary_budget(job.env) > len(text.encode()):
+        commands.summary(text, job.env)
 
 
 def _report_only(job: Job, code: int, notes: commands.Annotations) -> int:
@@ -216,19 +257,3 @@ def _run_of_evidence(job: Job) -> Run:
     except ValueError:
         started = job.started
     return Run.of({name: str(value) for name, value in numbers.items()}, started)
-
-
-def would_publish(job: Job, evidences: Sequence[Evidence]) -> str:
-    """What a publishing step is about to push, in a sentence."""
-    if job.inputs.push == "false":
-        return "Nothing would be published: `push: false`."
-    if any(one.error or one.outcome != "passed" for one in evidences):
-        return "Nothing would be published: not every gate holds."
-    engines = ", ".join(one.head.engine.sha256[:12] for one in evidences if one.head)
-    return f"Would publish {job.image}:{job.activity.commit[:12]} with engine {engines}. Nothing was pushed."
-
-
-def would_promote(job: Job) -> str:
-    """What a release is about to tag, in a sentence."""
-    measured = f"the digest that was measured for {job.activity.commit[:12]}"
-    return f"Would give {measured} of {job.image} the tag {job.activity.tag}. Nothing was pushed."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ OUTPUTS: Mapping[str, str] = {
     "accuracy-drop": "Loss of the task metric against base (or the reference), in the metric's own unit.",
     "engine": "SHA-256 of the engine that was measured.",
     "image": "Published image, without tag; empty if nothing was published.",
-    "digest": "Digest of the published image; empty if nothing was published.",
-    "tags": "Tags of the published image, one per line; empty if nothing was published.",
+    "digest": "Digest of the published image; empty if nothing or more than one was published (then see `json`).",
+    "tags": "Tags of the published image with its name in front, one per line; empty if nothing was published.",
+    "labels": "Labels of the published image, one `key=value` per line; empty if nothing was published.",
     "evidence": "Path of the evidence, relative to the workspace; one line per model.",
     "report": "Path of the HTML report, relative to the workspace.",
     "comment-url": "Address of the pull-request comment; empty if there is none.",
-    "json": "All of the above as one JSON object, with a list `models`: with several models the single numbers are empty.",
+    "json": "All of the above as one JSON object, with lists `models` (with several, the single numbers are empty) and `images`.",
 }
 """Outputs of the action: `action.yml` and the README's table come from here."""
 
@@ -42,7 +43,17 @@ class Written:
     report: Path | None = None
 
 
-def outputs(evidences: Sequence[Evidence], written: Written, comment_url: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shipped:
+    """What a job has put into a registry: outputs by name, and Markdown for the job summary."""
+
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+
+
+def outputs(
+    evidences: Sequence[Evidence], written: Written, comment_url: str | None, shipped: Shipped | None = None
+) -> dict[str, Any]:
     """Every output of the action, None where there is none. Numbers of one model only: several are in `json`."""
     models = [{"name": _name(one), **_numbers(one)} for one in evidences]
     single = _numbers(evidences[0]) if len(evidences) == 1 else dict.fromkeys(_numbers(None))
@@ -52,7 +63,10 @@ def outputs(evidences: Sequence[Evidence], written: Written, comment_url: str | 
     values["evidence"] = "\n".join(map(str, written.evidence)) or None
     values["report"] = str(written.report) if written.report else None
     values["comment-url"] = comment_url
+    there = shipped.outputs if shipped else {}
+    values |= {name: value for name, value in there.items() if name in OUTPUTS}
     values["json"] = {name: value for name, value in values.items() if name != "json"} | {"models": models}
+    values["json"] |= {"images": there.get("images", [])}
     return values
 
 

@@ -35,7 +35,8 @@ def built(conv: Path, tmp_path: Path) -> tuple[BuiltEngine, ModelInfo, Path]:
 def test_a_version_folder_is_whole(built: tuple[BuiltEngine, ModelInfo, Path], tmp_path: Path) -> None:
     obtained, info, feeds = built
     folder = tmp_path / "kept"
-    main = kept.keep(obtained, info, folder, feeds=feeds, evidence=passed())
+    main = kept.keep(obtained, info, folder, feeds=feeds)
+    kept.write_evidence(folder, passed())
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [main.name, kept.RECORD, kept.EVIDENCE, kept.SELFTEST]
     )
@@ -57,8 +58,8 @@ def test_the_kept_evidence_has_no_samples(built: tuple[BuiltEngine, ModelInfo, P
     assert whole.head
     assert whole.head.latency
     assert whole.comparison
-    kept.keep(obtained, info, tmp_path / "kept", feeds=feeds, evidence=whole)
-    text = (tmp_path / "kept" / kept.EVIDENCE).read_text()
+    kept.keep(obtained, info, tmp_path / "kept", feeds=feeds)
+    text = kept.write_evidence(tmp_path / "kept", whole).read_text()
     slim = Evidence.model_validate_json(text)
     assert slim.head
     assert slim.head.latency

@@ -46,13 +46,11 @@ def keep(
     folder: Path,
     *,
     feeds: Path | None = None,
-    evidence: Evidence | None = None,
 ) -> Path:
     """Copy the engine's files into `folder`; the record is written last. Returns the engine file.
 
     Args:
         feeds: an `.npz` of one batch, the one that was measured: the engine's answer to it becomes `selftest.npz`.
-        evidence: of the run that measured the engine; kept without the long series.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -64,11 +62,20 @@ def keep(
         files.copy_atomic(source.with_name(name), folder / name)
     if feeds is not None:
         _record_selftest(replace(built.loadable, path=folder / names[0]), feeds, folder / SELFTEST)
-    if evidence is not None:
-        files.write_atomic(folder / EVIDENCE, without_series(evidence).model_dump_json(indent=1) + "\n")
     kept = Kept(engine=built.record, model=model, options=built.loadable.options.as_json(), files=names)
     files.write_atomic(folder / RECORD, kept.model_dump_json(indent=2) + "\n")
     return folder / names[0]
+
+
+def write_evidence(folder: Path, evidence: Evidence) -> Path:
+    """The evidence of the run that measured the engine, beside it and without the long series.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    path = folder / EVIDENCE
+    files.write_atomic(path, without_series(evidence).model_dump_json(indent=1) + "\n")
+    return path
 
 
 def _record_selftest(loadable: Loadable, feeds: Path, out: Path) -> None:

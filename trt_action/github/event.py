@@ -98,6 +98,19 @@ def decide(
     return replace(decided, kind=asked, reason=f"the input `activity` asks for `{asked}`")
 
 
+def with_push(decided: Activity, push: str) -> Activity:
+    """The activity as the input `push` changes it: `false` publishes and promotes nothing, `true` publishes on other
+    events of this repository too. A fork never publishes."""
+    if push == "false" and decided.kind in ("publish", "promote"):
+        kind: Kind = "measure" if decided.kind == "publish" else "nothing"
+        return replace(decided, kind=kind, reason=f"{decided.reason}; `push: false`")
+    if push == "true" and decided.kind == "measure":
+        if not decided.trusted:
+            return replace(decided, reason=f"{decided.reason}; `push: true` is not for strangers")
+        return replace(decided, kind="publish", reason=f"{decided.reason}; `push: true`")
+    return decided
+
+
 def _pull_request(payload: Mapping[str, Any], env: Mapping[str, str]) -> Activity:
     action = str(payload.get("action", ""))
     pull = read_pull_request(payload.get("pull_request"))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from pydantic import SecretStr
 
 from trt_action.errors import SettingsError
+from trt_action.publish import wanted
+from trt_action.publish.wanted import Wanted
 from trt_action.report import marker
 from trt_action.settings import units
 from trt_action.settings.options import ACTION_BY_NAME, BY_NAME
@@ -51,6 +53,7 @@ class ActionInputs:
     registry: str | None = None
     image: str | None = None
     push: Push = "auto"
+    publish: Wanted = field(default_factory=Wanted)
     on_inconclusive: OnInconclusive = "pass"
     """A setting, which `activity: report` needs without any other."""
 
@@ -79,8 +82,14 @@ def read(env: Mapping[str, str]) -> ActionInputs:
         registry=_text(env, "registry", _REGISTRY, "a host name, with a port if needed, e.g. `ghcr.io`"),
         image=_text(env, "image", _IMAGE, "a lower-case image name such as `acme/digits`, without registry and tag"),
         push=cast(Push, _choice(env, "push")),
+        publish=wanted.read(lambda name: _given(env, name)),
         on_inconclusive=cast(OnInconclusive, _choice(env, "on-inconclusive")),
     )
+
+
+def secrets(env: Mapping[str, str]) -> list[str]:
+    """Every input that nobody may read in a log, before anything is checked or printed."""
+    return [text for name in ("github-token", *wanted.SECRETS) if (text := _given(env, name))]
 
 
 def variable(name: str) -> str:

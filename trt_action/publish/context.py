@@ -44,7 +44,9 @@ SERVED = (
     "engine",
     "serve",
     "settings/__init__.py",
+    "settings/option.py",
     "settings/options.py",
+    "settings/publish_options.py",
 )
 """What of our own code the server needs; everything else of it stays out of the image."""
 

@@ -115,6 +115,14 @@ def _names(engine: Version, options: Options, registry: Registry) -> list[str]:
     )
 
 
+def facts_of(ref: str | None) -> dict[str, str]:
+    """What a Git ref says about tags: `refs/heads/main` → its branch, `refs/tags/v1` → its tag."""
+    for kind, front in (("branch", "refs/heads/"), ("tag", "refs/tags/")):
+        if ref and ref.startswith(front):
+            return {kind: ref.removeprefix(front)}
+    return {"branch": ref} if ref and not ref.startswith("refs/") and ref != "HEAD" else {}
+
+
 def existing(registry: Registry, repository: str) -> list[str]:
     """The tags that are there; none where the repository does not exist yet."""
     try:

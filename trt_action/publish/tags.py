@@ -150,7 +150,7 @@ def make(chosen: Sequence[Rule], facts: Facts, existing: Collection[str] = ()) -
         raise SettingsError(
             "No rule in `tags` gives a tag for this event.",
             why=f"The rules are: {', '.join(quote(rule.text) for rule in chosen)}.",
-            fix="Add `type=sha`: it always gives one.",
+            fix="Add `type=sha`, which gives one wherever the commit is known, or `type=raw,value=TEXT`.",
         )
     return list(found)
 

@@ -4,22 +4,10 @@ model, the JSON Schema and the README's table all come from here. Standard libra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from trt_action.settings.option import ACTION_GROUP, Option
+from trt_action.settings.publish_options import PUBLISH_OPTIONS
 
 GROUPS = ("Model", "Precision and data", "Engine", "Measuring", "Gates", "Output")
-
-
-@dataclass(frozen=True)
-class Option:
-    """One setting. `default` is what the typed model starts from; None = unset."""
-
-    name: str
-    group: str
-    default: Any
-    metavar: str
-    help: str
-    choices: tuple[str, ...] = ()
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -305,8 +293,6 @@ OPTIONS: tuple[Option, ...] = (
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
-ACTION_GROUP = "GitHub"
-
 ACTION_OPTIONS: tuple[Option, ...] = (
     Option(
         "config",
@@ -405,9 +391,11 @@ ACTION_OPTIONS: tuple[Option, ...] = (
         ACTION_GROUP,
         "auto",
         "WHEN",
-        "Push the image: `auto` = on the default branch and on releases, when every gate holds.",
+        "Push the image: `auto` = on the default branch and on releases, when every gate holds; `true` = on other "
+        "branches and pull requests of this repository too. Never from a fork.",
         ("auto", "true", "false"),
     ),
+    *PUBLISH_OPTIONS,
 )
 """Inputs that only the action has: no options of the command line, no keys of a config file."""
 
