@@ -66,7 +66,7 @@ def test_run_judges_and_writes(run: Result, shared: Door) -> None:
     assert run.out == (shared.cwd / "out" / "comment.md").read_text() + "\n"
     assert record["accuracy"]["task"]["head"]["estimate"] >= 0.97
     assert [stage["name"] for stage in record["stages"]] == [
-        "host", "model", "data", "build-head", "build-base", "compare", "measure", "accuracy"
+        "host", "model", "data", "build-head", "build-base", "compare", "measure", "layers", "accuracy"
     ]  # fmt: skip
 
 
