@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+GPU_VENV := .venv-gpu
 
-.PHONY: help demo test lint types docs screenshot bench bench-gate bench-stats bench-publish clean
+.PHONY: help demo test test-gpu lint types docs screenshot bench bench-gate bench-stats bench-publish clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +22,11 @@ demo: $(STAMP) ## the main job on real data: verdict, comment, evidence, report
 
 test: $(STAMP) ## every test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: ## what needs a GPU, on the one that is here; report for sharing in build/gpu-report.md and .json
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2"
+	TRT_ACTION_GPU_REPORT=build/gpu-report $(GPU_VENV)/bin/python -m pytest -m gpu $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: format and rules
 	$(BIN)/ruff format --check .
@@ -50,4 +56,4 @@ bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks
 	$(BIN)/python benchmarks/publish.py --write docs/benchmarks.md
 
 clean: ## remove what make has made
-	rm -rf $(VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """CUDA as this product needs it: memory, copies, streams, events, graphs. The only door to a CUDA library.
 
-Two bindings stand behind it (docs/decisions/0007-cuda-python.md): cuda-python (`cuda.bindings`), and pycuda for those
+Two bindings stand behind it (docs/decisions/0010-cuda-python.md): cuda-python (`cuda.bindings`), and pycuda for those
 who have it already. The first that imports is taken; `TRT_ACTION_CUDA=cuda-python` or `=pycuda` names one. Neither is
 imported before `cuda()` is called, and no process but a worker's should call it: it opens a context on the GPU.
 

@@ -34,6 +34,7 @@ DROP_ORDER = {
     "stages": "stages",
     "fingerprint": "host fingerprint",
     "layers": "layers",
+    "gpu": "how the GPU was",
     "latency": "latency in detail",
     "precision": "precision",
     "chart": "chart",
@@ -129,7 +130,7 @@ def _in_budget(
         "icons": STATUS_ICON,
     }
     order = [name for name in DROP_ORDER if several or name not in ("models", "overall")]
-    for name in ("layers", "layer-diff"):  # nobody misses what most evidence never had
+    for name in ("gpu", "layers", "layer-diff"):  # nobody misses what most evidence never had
         if not any(name in one.sections for one in views):
             order.remove(name)
 

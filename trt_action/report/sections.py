@@ -17,6 +17,7 @@ from trt_action.evidence import (
     TaskMetric,
 )
 from trt_action.report import format as fmt
+from trt_action.report import gpu
 from trt_action.report import layers as layer_parts
 from trt_action.report.escape import clip
 from trt_action.report.parts import STATUS_WORD, Cell, Code, Limits, Mark, Section, Table
@@ -34,6 +35,7 @@ def sections(evidence: Evidence, limits: Limits) -> dict[str, Section]:
         layer_parts.layer_diff(evidence, limits),
         layer_parts.layers(evidence, limits),
         method(evidence.comparison, limits),
+        gpu.telemetry(evidence.telemetry, limits),
         fingerprint(evidence, limits),
         stages(evidence, limits),
         settings(evidence, limits),
@@ -85,7 +87,8 @@ def latency(evidence: Evidence) -> Section | None:
         "In the first table, ≈ marks the plain ratio of two passes, which has no interval.",
     )
     table = Table(("", *(role for role, _ in measured)), tuple(rows), numbers=True)
-    return Section("latency", "Latency in detail", lines, (table,))
+    on_gpu, said = gpu.parts([(role, x.device) for role, x in measured if x.device])
+    return Section("latency", "Latency in detail", (*lines, *said), (table, *on_gpu))
 
 
 def accuracy(found: Accuracy, limits: Limits) -> Section | None:

@@ -11,10 +11,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from trt_action.evidence import Evidence, GateStatus
+from trt_action.report import gpu
 from trt_action.report.escape import clean
 from trt_action.report.headline import verdict
 from trt_action.report.parts import COMMENT, STATUS_WORD, Cell, Code, Mark, Table
-from trt_action.report.view import Problem, view
+from trt_action.report.view import Problem, View, view
 
 _STYLE: dict[GateStatus, str] = {
     "passed": "green",
@@ -42,8 +43,7 @@ def terminal(evidence: Evidence, files: Mapping[str, Path] | None = None) -> Ren
         shown += [Text.assemble(("Next step: ", "bold"), _lines(one.error.fix))] if one.error.fix else []
     if one.table:
         shown += [Text(""), _table(one.table, one.name)]
-    if one.speedup:
-        shown.append(Text(f"Speed-up: {clean(one.speedup)}"))
+    shown += _below_the_table(evidence, one)
     if one.slower_layers:
         shown += [Text(""), Text("Layers that cost most:", style="bold")]
         shown += [Text(f"  {clean(line)}") for line in one.slower_layers]
@@ -57,6 +57,14 @@ def terminal(evidence: Evidence, files: Mapping[str, Path] | None = None) -> Ren
         shown.append(Text(""))
         shown += [Text(f"{name:<10}{clean(str(path))}", overflow="fold") for name, path in files.items()]
     return Group(*shown)
+
+
+def _below_the_table(evidence: Evidence, one: View) -> list[Text]:
+    shown = [Text(f"Speed-up: {clean(one.speedup)}")] if one.speedup else []
+    for role, side in (("base", evidence.base), ("head", evidence.head)):
+        if side and side.latency and side.latency.device:
+            shown.append(Text(gpu.line(role, side.latency.device)))
+    return shown
 
 
 def _table(found: Table, name: str) -> RichTable:
