@@ -33,6 +33,7 @@ DROP_ORDER = {
     "settings": "settings",
     "stages": "stages",
     "fingerprint": "host fingerprint",
+    "search": "search for a recipe",
     "layers": "layers",
     "gpu": "how the GPU was",
     "latency": "latency in detail",
@@ -130,7 +131,7 @@ def _in_budget(
         "icons": STATUS_ICON,
     }
     order = [name for name in DROP_ORDER if several or name not in ("models", "overall")]
-    for name in ("gpu", "layers", "layer-diff"):  # nobody misses what most evidence never had
+    for name in ("search", "gpu", "layers", "layer-diff"):  # nobody misses what most evidence never had
         if not any(name in one.sections for one in views):
             order.remove(name)
 

@@ -17,7 +17,7 @@ from trt_action.evidence import (
     TaskMetric,
 )
 from trt_action.report import format as fmt
-from trt_action.report import gpu
+from trt_action.report import gpu, search
 from trt_action.report import layers as layer_parts
 from trt_action.report.escape import clip
 from trt_action.report.parts import STATUS_WORD, Cell, Code, Limits, Mark, Section, Table
@@ -32,6 +32,7 @@ def sections(evidence: Evidence, limits: Limits) -> dict[str, Section]:
         latency(evidence),
         accuracy(evidence.accuracy, limits),
         precision(evidence, limits),
+        search.section(evidence, limits),
         layer_parts.layer_diff(evidence, limits),
         layer_parts.layers(evidence, limits),
         method(evidence.comparison, limits),

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from trt_action.evidence import Evidence, GateStatus
-from trt_action.report import gpu
+from trt_action.report import gpu, search
 from trt_action.report.escape import clean
 from trt_action.report.headline import verdict
 from trt_action.report.parts import COMMENT, STATUS_WORD, Cell, Code, Mark, Table
@@ -64,6 +64,17 @@ def _below_the_table(evidence: Evidence, one: View) -> list[Text]:
     for role, side in (("base", evidence.base), ("head", evidence.head)):
         if side and side.latency and side.latency.device:
             shown.append(Text(gpu.line(role, side.latency.device)))
+    return shown + _search(evidence, one.search)
+
+
+def _search(evidence: Evidence, line: str) -> list[Text]:
+    found = search.of(evidence)
+    if found is None:
+        return []
+    shown = [Text(f"Search: {clean(line)}")]
+    if found.found:
+        shown.append(Text("To commit, instead of searching again:", style="bold"))
+        shown += [Text(f"  {text}", overflow="fold") for text in search.to_commit(found)]  # ASCII: quoted as JSON
     return shown
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trt_action.evidence import ErrorInfo, Evidence, Gate
 from trt_action.report import format as fmt
 from trt_action.report import layers as layer_parts
+from trt_action.report import search
 from trt_action.report import sections as parts
 from trt_action.report.escape import clip
 from trt_action.report.headline import Headline, headline, model_name, passes_disagree
@@ -37,6 +38,7 @@ class View:
     problems_left_out: int
     error: ErrorInfo | None
     speedup: str
+    search: str
     notes: tuple[str, ...]
     notes_left_out: int
     sections: dict[str, Section]
@@ -73,6 +75,7 @@ def view(evidence: Evidence, limits: Limits) -> View:
         problems_left_out=max(0, len(broken) - limits.problems),
         error=error,
         speedup=speedup(evidence),
+        search=search.line(evidence),
         notes=tuple(clip(note, limits.text) for note in notes[: limits.notes]),
         notes_left_out=max(0, len(notes) - limits.notes),
         sections=parts.sections(evidence, limits),
