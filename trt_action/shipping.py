@@ -58,6 +58,7 @@ def ship(job: Job, evidences: Sequence[Evidence], kept: Sequence[Path]) -> Shipp
             base=asked.base,
             dockerfile=job.workspace / asked.dockerfile if asked.dockerfile else None,
             max_size=asked.max_size,
+            scan=wanted.scan_of(asked, job.workspace),
             signer=_signer(job, session),
             builder=_builder(job),
         )

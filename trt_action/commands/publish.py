@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from trt_action.publish.reference import Reference
     from trt_action.publish.wanted import Wanted
 
-FLAGS = ("variant", "base-image", "dockerfile", "publish-mode", "max-image-size", "sign")
+FLAGS = (
+    "variant",
+    "base-image",
+    "dockerfile",
+    "publish-mode",
+    "max-image-size",
+    "max-severity",
+    "scanner-image",
+    "scan-ignore",
+    "sign",
+)
 LISTS = {"tags": "tag", "labels": "label"}
 """Lists of the action are flags that may be given again."""
 MAX_KEY_BYTES = 100_000
@@ -89,6 +99,7 @@ def _publish(arguments: argparse.Namespace, image: Reference, asked: Wanted) -> 
             base=asked.base,
             dockerfile=asked.dockerfile,
             max_size=asked.max_size,
+            scan=wanted.scan_of(asked, Path.cwd()),
             signer=wanted.signer(asked, session, os.environ),
         )
         return publish(engine, options, open_registry, log=images.note)

@@ -11,18 +11,16 @@ from typing import Any
 
 from trt_action.errors import RegistryError, ScanError
 from trt_action.evidence import Evidence
-from trt_action.publish import attest, sbom
-from trt_action.publish.credentials import Credentials
+from trt_action.publish import attest, oci, sbom, tools
 from trt_action.publish.direct import Base
 from trt_action.publish.oci import Blob, Descriptor
 from trt_action.publish.reference import Reference
-from trt_action.publish.registry import Registry
 from trt_action.publish.runtime import Open
 
 Log = Callable[[str], None]
 
 
-def packages(base: Base, registry: Registry, open_registry: Open, *, log: Log) -> Mapping[str, Any] | None:
+def packages(base: Base, open_registry: Open, *, log: Log) -> Mapping[str, Any] | None:
     """What lies in the base, as CycloneDX; None where there is no syft.
 
     Raises:
@@ -40,9 +38,9 @@ def packages(base: Base, registry: Registry, open_registry: Open, *, log: Log) -
         log(sbom.NO_SYFT)
         return None
     log("Listing the packages of the runtime base (once).")
-    found = sbom.packages(f"registry:{base.reference.at(digest)}", syft=syft, env=_login(base, open_registry))
-    if base.registry.host == registry.host:
-        _attach(base, found)
+    env = tools.login(base.reference, open_registry)
+    found = sbom.packages(f"registry:{base.reference.at(digest)}", syft=syft, env=env)
+    _attach(base, found)
     return found
 
 
@@ -52,8 +50,6 @@ def document(evidence: Evidence, image: Reference, digest: str, found: Mapping[s
 
 
 def _attach(base: Base, found: Mapping[str, Any]) -> None:
-    from trt_action.publish import oci
-
     subject = Descriptor(base.manifest.media_type, base.manifest.digest, len(base.manifest.body))
     try:
         base.registry.attach(
@@ -61,15 +57,3 @@ def _attach(base: Base, found: Mapping[str, Any]) -> None:
         )
     except RegistryError:
         return  # a base of somebody else's: it is listed again next time
-
-
-def _login(base: Base, open_registry: Open) -> dict[str, str]:
-    """For syft, in its environment: no process list shows it."""
-    credentials: Credentials | None = open_registry(base.reference.host)[1]
-    found = {"SYFT_REGISTRY_AUTH_AUTHORITY": base.reference.host} if credentials else {}
-    if credentials and credentials.identity:
-        found["SYFT_REGISTRY_AUTH_TOKEN"] = credentials.secret.get_secret_value()
-    elif credentials:
-        found["SYFT_REGISTRY_AUTH_USERNAME"] = credentials.username
-        found["SYFT_REGISTRY_AUTH_PASSWORD"] = credentials.secret.get_secret_value()
-    return found

@@ -14,7 +14,7 @@ from trt_action.publish.reference import DOCKER_HUB, DOCKER_HUB_API
 from trt_action.publish.registry import Registry
 from trt_action.publish.runtime import Open
 
-ELSEWHERE = {"patience": 60.0, "attempts": 3}
+ELSEWHERE = {"patience": 60.0, "attempts": 2}
 """For registries that are only looked at: one that cannot be reached is no reason to wait for minutes."""
 
 

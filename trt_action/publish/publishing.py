@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from trt_action import files
 from trt_action.errors import RegistryError
-from trt_action.publish import attest, bill, direct, gates, image, labels, oci, runtime, tags, variants
+from trt_action.evidence import Evidence
+from trt_action.publish import attest, bill, direct, gates, image, labels, oci, runtime, scan, tags, tools, variants
 from trt_action.publish.provenance import Origin
 from trt_action.publish.reference import Reference
 from trt_action.publish.registry import Registry
@@ -34,6 +36,7 @@ class Options:
     base: Reference | None = None
     dockerfile: Path | None = None
     max_size: int | None = None
+    scan: scan.Asked | None = None
     signer: Signer | None = None
     builder: str = Origin().builder
 
@@ -78,12 +81,15 @@ def publish(engine: Version, options: Options, open_registry: Open, *, log: Log 
     variant = variants.choose(options.variant, engine.record.engine, engine.record.options)
     names = _names(engine, options, registry)
     with files.work_folder() as work:
-        base = runtime.obtain(variant, engine.record.engine, _asked(options, log), target, open_registry)
+        made = runtime.obtain(variant, engine.record.engine, _asked(options, log), target, open_registry)
+        if options.scan is not None:
+            scan.gate(made.target, options.scan, today=today(), env=tools.login(target, open_registry), log=log)
+        base = made.in_registry()
         change = image.change(engine, variant, base, work, options.labels)
-        size = image.size(base, change, registry, target.repository, names)
+        size = image.size(base, change, registry, target.repository, _moving(names, evidence))
         log(f"Image: {size}.")
         image.check_size(size, options.max_size)
-        packages = bill.packages(base, registry, open_registry, log=log)
+        packages = bill.packages(base, open_registry, log=log)
         pushed = direct.push(base, registry, target.repository, change)
         log(f"Pushed {target.at(pushed.digest)} ({image.megabytes(pushed.sent)} sent).")
         attest.attach_all(
@@ -100,6 +106,11 @@ def publish(engine: Version, options: Options, open_registry: Open, *, log: Log 
             registry.put_manifest(target.repository, name, pushed.body, oci.MANIFEST)
             log(f"Tagged {target.tagged(name)}.")
     return Published(target.name, pushed.digest, names, dict(change.labels), pushed.size, pushed.sent)
+
+
+def today() -> date:
+    """In UTC: exceptions of the scan expire by it."""
+    return datetime.now(UTC).date()
 
 
 def _asked(options: Options, log: Log) -> Asked:
@@ -121,6 +132,12 @@ def facts_of(ref: str | None) -> dict[str, str]:
         if ref and ref.startswith(front):
             return {kind: ref.removeprefix(front)}
     return {"branch": ref} if ref and not ref.startswith("refs/") and ref != "HEAD" else {}
+
+
+def _moving(names: Sequence[str], evidence: Evidence) -> list[str]:
+    """Those that pointed to another image before: not the commit's own."""
+    commit = evidence.source.commit or "-"
+    return [name for name in names if commit not in name]
 
 
 def existing(registry: Registry, repository: str) -> list[str]:

@@ -15,6 +15,7 @@ from trt_action.publish.credentials import Credentials
 from trt_action.publish.direct import Base
 from trt_action.publish.reference import Reference
 from trt_action.publish.registry import Registry
+from trt_action.publish.scan import Target
 from trt_action.publish.variants import Variant
 
 Mode = Literal["auto", "docker", "registry"]
@@ -32,29 +33,36 @@ class Asked:
     log: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
 
-def obtain(variant: Variant, engine: Engine, asked: Asked, target: Reference, open_registry: Open) -> Base:
-    """The runtime base, in a registry.
+@dataclass(frozen=True)
+class Made:
+    """A runtime base that is there. `target`: where a scanner finds it; `in_registry` pushes it, if it is on this host
+    alone."""
+
+    target: Target
+    in_registry: Callable[[], Base] = field(repr=False)
+
+
+def obtain(variant: Variant, engine: Engine, asked: Asked, target: Reference, open_registry: Open) -> Made:
+    """The runtime base; nothing is pushed yet.
 
     In this order: `base-image` itself, if it is a runtime base (or Triton's own image); the base of the same recipe beside
-    the images of `target`; built and pushed there. `registry` never asks Docker, `docker` always does.
+    the images of `target`; built here. `registry` never asks Docker, `docker` always does.
 
     Raises:
         SettingsError: a base image is needed and not named, or the mode excludes the only way.
         RegistryError: the registry refuses, or the base image cannot be had.
         BuildError, BackendUnavailableError: the Docker engine cannot build, or there is none.
     """
-    first = _first(variant, asked)
+    first = _pinned(_first(variant, asked), open_registry)
     if asked.mode != "docker" and (ready := _ready(variant, asked, first, open_registry)) is not None:
         asked.log(f"Runtime base: {ready.reference} ({ready.manifest.digest[:19]}…), as it is.")
-        return ready
+        return _made(ready)
     registry, credentials = open_registry(target.host)
-    recipe = context.recipe(
-        variant, _pinned(first, open_registry), variants.requirements(variant, engine), asked.dockerfile
-    )
+    recipe = context.recipe(variant, first, variants.requirements(variant, engine), asked.dockerfile)
     place = target.tagged(recipe.tag)
     if asked.mode != "docker" and registry.digest(target.repository, recipe.tag) is not None:
         asked.log(f"Runtime base: {place}, from an earlier run.")
-        return direct.read_base(registry, place)
+        return _made(direct.read_base(registry, place))
     if asked.mode == "registry":
         raise SettingsError(
             f"There is no runtime base {place}, and `publish-mode: registry` builds none.",
@@ -63,8 +71,17 @@ def obtain(variant: Variant, engine: Engine, asked: Asked, target: Reference, op
         )
     with docker.connect() as api:
         image = docker.build(api, recipe, open_registry(first.host)[1], log=asked.log)
-        digest = docker.push(api, image, place, credentials, log=asked.log)
-    return direct.read_base(registry, place.at(digest))
+
+    def push() -> Base:
+        with docker.connect() as api:
+            digest = docker.push(api, image, place, credentials, log=asked.log)
+        return direct.read_base(registry, place.at(digest))
+
+    return Made(Target("docker", image), push)
+
+
+def _made(base: Base) -> Made:
+    return Made(Target("registry", str(base.reference.at(base.manifest.digest))), lambda: base)
 
 
 def _first(variant: Variant, asked: Asked) -> Reference:
@@ -82,13 +99,9 @@ def _first(variant: Variant, asked: Asked) -> Reference:
 
 def _ready(variant: Variant, asked: Asked, first: Reference, open_registry: Open) -> Base | None:
     """`base-image`, if it can serve as it is; None: something has to be built on it, or it is in no registry."""
-    if asked.base is None or asked.dockerfile is not None:
+    if asked.base is None or asked.dockerfile is not None or first.digest is None:
         return None
-    registry, _ = open_registry(first.host)
-    try:
-        found = direct.read_base(registry, first)
-    except RegistryError:
-        return None  # on this host alone, perhaps: the Docker engine will say
+    found = direct.read_base(open_registry(first.host)[0], first)
     if variant.base is None:
         return found  # Triton serves without anything of ours
     if labels.RUNTIME not in found.labels:
@@ -103,7 +116,8 @@ def _ready(variant: Variant, asked: Asked, first: Reference, open_registry: Open
 
 
 def _pinned(first: Reference, open_registry: Open) -> Reference:
-    """With its digest where its registry tells it: a newer base of the same name is another recipe."""
+    """With its digest where its registry tells it: a newer base of the same name is another recipe. One that no registry
+    has may be on this host: the Docker engine will say."""
     if first.digest:
         return first
     try:

@@ -21,13 +21,12 @@ from trt_action.settings.values import BadValueError
 if TYPE_CHECKING:
     import requests
 
+    from trt_action.publish import scan
     from trt_action.publish.runtime import Mode
     from trt_action.publish.signing import Signer
 
 Sign = Literal["auto", "key", "keyless", "false"]
 
-NAMES = ("variant", "base-image", "dockerfile", "publish-mode", "tags", "labels", "max-image-size", "sign")
-"""Options of both doors."""
 SECRETS = ("registry-password", "sign-key", "sign-key-password")
 
 _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
@@ -45,6 +44,9 @@ class Wanted:
     rules: Sequence[tags.Rule] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     max_size: int | None = None
+    max_severity: str | None = None
+    scanner_image: str = ""
+    scan_ignore: Path | None = None
     sign: Sign = "auto"
     username: str | None = None
     password: SecretStr | None = None
@@ -62,11 +64,14 @@ def read(text: Callable[[str], str]) -> Wanted:
     wanted = Wanted(
         variant=_choice("variant", text),
         base=Reference.parse(text("base-image").strip()) if text("base-image").strip() else None,
-        dockerfile=Path(text("dockerfile").strip()) if text("dockerfile").strip() else None,
+        dockerfile=_path(text("dockerfile")),
         mode=cast("Mode", _choice("publish-mode", text)),
         rules=tags.rules(text("tags").splitlines()) if text("tags").strip() else (),
         labels=dict(_label(line) for line in text("labels").splitlines() if line.strip()),
         max_size=_size(text("max-image-size").strip()),
+        max_severity=_choice("max-severity", text) if text("max-severity").strip() else None,
+        scanner_image=str(Reference.parse(text("scanner-image").strip())) if text("scanner-image").strip() else "",
+        scan_ignore=_path(text("scan-ignore")),
         sign=cast(Sign, _choice("sign", text)),
         username=text("registry-username").strip() or None,
         password=secrets["registry-password"],
@@ -76,6 +81,25 @@ def read(text: Callable[[str], str]) -> Wanted:
     if wanted.sign == "key" and wanted.key is None:
         raise SettingsError("`sign: key` was asked, and `sign-key` is empty.", fix="Give the key as a secret.")
     return wanted
+
+
+def scan_of(wanted: Wanted, folder: Path) -> scan.Asked | None:
+    """The scan gate; None: it was not asked for. Paths start at `folder`.
+
+    Raises:
+        SettingsError: exceptions or a scanner without the gate, or an ignore file that cannot be read.
+    """
+    from trt_action.publish import scan
+
+    if wanted.max_severity is None:
+        if wanted.scan_ignore or wanted.scanner_image:
+            raise SettingsError(
+                "`scan-ignore` and `scanner-image` have no effect without `max-severity`.",
+                fix="Say what is let through, e.g. `max-severity: medium`.",
+            )
+        return None
+    ignore = scan.read_ignore(folder / wanted.scan_ignore) if wanted.scan_ignore else ()
+    return scan.Asked(wanted.max_severity, ignore, wanted.scanner_image)
 
 
 def signer(wanted: Wanted, session: requests.Session, env: Mapping[str, str]) -> Signer | None:
@@ -111,6 +135,10 @@ def _choice(name: str, text: Callable[[str], str]) -> str:
             fix=f"Did you mean `{near}`?" if near else "Choose one of them.",
         )
     return given
+
+
+def _path(text: str) -> Path | None:
+    return Path(text.strip()) if text.strip() else None
 
 
 def _label(line: str) -> tuple[str, str]:

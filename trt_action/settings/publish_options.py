@@ -54,6 +54,18 @@ PUBLISH_OPTIONS: tuple[Option, ...] = (
     ),
     Option("labels", ACTION_GROUP, [], "LIST", "More labels of the image, one `key=value` per line."),
     Option("max-image-size", ACTION_GROUP, None, "SIZE", "Largest image, as it is pulled, e.g. `500MB`."),
+    Option(
+        "max-severity",
+        ACTION_GROUP,
+        None,
+        "SEVERITY",
+        "Scan gate: the worst known vulnerability that is let through; needs trivy or grype on PATH, or `scanner-image`.",
+        ("none", "negligible", "low", "medium", "high"),
+    ),
+    Option("scanner-image", ACTION_GROUP, None, "IMAGE", "Image of trivy or grype that scans instead of one on PATH."),
+    Option(
+        "scan-ignore", ACTION_GROUP, None, "PATH", "Exceptions of the scan gate, each with its expiry date and reason."
+    ),
     Option("sign-key", ACTION_GROUP, None, "SECRET", "Private key (PEM, or cosign's) that signs the image's evidence."),
     Option("sign-key-password", ACTION_GROUP, None, "SECRET", "Passphrase of `sign-key`."),
     Option(
