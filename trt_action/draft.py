@@ -115,7 +115,9 @@ class Keeper:
             BuildError: the copy does not load or run.
         """
         if draft.model and "head" in draft.built:
-            kept.keep(draft.built["head"], draft.model.info, self.folder, feeds=draft.feeds.get("head"))
+            built = draft.built["head"]
+            feeds = draft.feeds.get("head") if engine.runs_here(built) else None
+            kept.keep(built, draft.model.info, self.folder, feeds=feeds)
 
     def finish(self, evidence: Evidence) -> None:
         """The evidence beside an engine that was kept.

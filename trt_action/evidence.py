@@ -97,6 +97,9 @@ class Engine(Record):
     build_seconds: float = Field(ge=0, description="Preparation + build when it was built (also if from the cache).")
     from_cache: bool
     cache_key: Name = ""
+    built_on: dict[Name, Name] | None = Field(
+        None, description="GPU whose kernels are in the engine: name, capability, driver. null: bound to none."
+    )
     search: Search | None = Field(None, description="Where the recipe was searched and not given.")
 
 

@@ -157,6 +157,10 @@ def _as_config(folder: Path, effective: Mapping[str, Any]) -> Path:
         ("model: a\nmin-accuracy: 97\n", {}, "`min-accuracy: 97` is above 1", "`min-accuracy: 97%`"),
         ("model: a\nmax-accuracy-drop: 0.5\n", {}, "has no unit", "`0.5%`"),
         ("model: a\nprecision: int8\ncalibration-data: c\nop-types: []\n", {}, "empty `op-types`", ""),
+        ("model: a\nbackend: tensorrt\ndevice: cpu\n", {}, "runs on NVIDIA GPUs only", "`backend: onnxruntime`"),
+        ("model: a\nbackend: tensorrt\ncompute-capabilities: [8.9]\n", {}, "the GPU that is there", "tensorrt-rtx"),
+        ("model: a\nbackend: tensorrt-rtx\nversion-compatible: with-lean\n", {}, "no lean runtime", ""),
+        ("model: a\nworkspace: 4\n", {}, "`workspace: 4` (.trt-action.yml, line 2) has no unit", "workspace: 4GB"),
     ],
 )
 def test_what_is_wrong_names_key_value_place_and_next_step(
@@ -189,6 +193,15 @@ def test_a_setting_without_effect_is_a_note(tmp_path: Path, config: str, note: s
     (one,) = load(tmp_path, f"model: a.onnx\n{config}\n")
     assert len(one.notes) == 1
     assert note in one.notes[0]
+
+
+def test_settings_of_tensorrt_wait_in_a_config_file_for_their_backend(tmp_path: Path) -> None:
+    (one,) = load(tmp_path, "model: a.onnx\nworkspace: 4GB\naux-streams: 2\ncompute-capabilities: [8.9, sm_120]\n")
+    assert one.notes == ()
+    assert (one.workspace, one.aux_streams, one.compute_capabilities) == ("4GB", 2, ("8.9", "12.0"))
+    (typed,) = load(tmp_path, "model: a.onnx\n", cli={"workspace": "1024MiB"})
+    assert typed.workspace == "1GiB"
+    assert typed.notes == ("`workspace` has no effect: `backend` is `onnxruntime`.",)
 
 
 def test_foreign_variables_are_noted_and_not_shown(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from trt_action.engine.backend import Backend
 from trt_action.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from trt_action.engine.building import BuiltEngine, baseline, obtain, reference, unoptimized
+    from trt_action.engine.building import BuiltEngine, baseline, obtain, reference, runs_here, unoptimized
     from trt_action.engine.cache import Cache
     from trt_action.engine.devices import resolve_device
     from trt_action.engine.host import fingerprint, warnings
@@ -27,6 +27,7 @@ __all__ = [
     "obtain",
     "reference",
     "resolve_device",
+    "runs_here",
     "unoptimized",
     "warnings",
 ]
@@ -39,7 +40,7 @@ BACKENDS = {
 """Where each backend's class is; imported when it is asked for."""
 
 _ROOMS = {
-    "building": ("BuiltEngine", "baseline", "obtain", "reference", "unoptimized"),
+    "building": ("BuiltEngine", "baseline", "obtain", "reference", "runs_here", "unoptimized"),
     "cache": ("Cache",),
     "devices": ("resolve_device",),
     "host": ("fingerprint", "warnings"),

@@ -15,7 +15,7 @@ from trt_action.engine import cache as caches
 from trt_action.engine import devices, onnx_files
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.cache import Cache, Entry, Facts, FileRecord
-from trt_action.errors import BuildError, OutOfMemoryError, StorageError
+from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError, StorageError
 from trt_action.evidence import Engine
 from trt_action.inputs import quote
 
@@ -110,6 +110,7 @@ def obtain(
         build_seconds=here.facts.build_seconds,
         from_cache=claim.entry is not None,
         cache_key=key,
+        built_on=material["identity"].get("gpu"),
     )
     loadable = Loadable(backend, here.engine, options, prepared=True, sha256=record.sha256)
     return BuiltEngine(loadable, record, here.prepared, tuple(here.facts.notes))
@@ -132,6 +133,15 @@ def unoptimized(built: BuiltEngine) -> Loadable:
     """The prepared graph with graph optimisation off: what the change of precision alone costs in accuracy."""
     options = replace(built.loadable.options, graph_optimization="disabled", device="cpu", cuda_graph=False)
     return Loadable("onnxruntime", built.prepared, options, prepared=False)
+
+
+def runs_here(built: BuiltEngine) -> bool:
+    """An engine can be built for a GPU that is not here: then nobody can say what it answers."""
+    try:
+        engine.backend(built.loadable.backend).check_host(built.loadable.options, measures=True)
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def _material(

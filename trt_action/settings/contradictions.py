@@ -12,6 +12,20 @@ from trt_action.settings.schema import Settings
 from trt_action.settings.units import percent_text
 
 _FLOAT32 = {"fp32", "tf32"}
+TENSORRT = (
+    "workspace",
+    "optimization-level",
+    "tiling",
+    "aux-streams",
+    "timing-iterations",
+    "timing-cache",
+    "version-compatible",
+    "hardware-compatibility",
+    "weight-streaming",
+    "compute-capabilities",
+)
+"""Settings of TensorRT's backends. In a config file they may wait for the backend that the command line names."""
+
 _CALIBRATED = {"int8", "fp8", "int4", "auto"}
 
 
@@ -25,6 +39,7 @@ def check(settings: Settings) -> tuple[str, ...]:
     _check_quantized(settings)
     _check_search(settings)
     _check_accuracy(settings)
+    _check_tensorrt(settings)
     return tuple(_notes(settings))
 
 
@@ -76,6 +91,26 @@ def _check_accuracy(s: Settings) -> None:
         )
 
 
+def _check_tensorrt(s: Settings) -> None:
+    if s.backend == "onnxruntime":
+        return
+    if s.device == "cpu":
+        raise SettingsError(
+            f"`backend: {s.backend}` with `device: cpu`: TensorRT runs on NVIDIA GPUs only.",
+            fix="Use `backend: onnxruntime` on the CPU, or leave `device` out.",
+        )
+    if s.backend == "tensorrt" and s.compute_capabilities:
+        raise SettingsError(
+            "`compute-capabilities` with `backend: tensorrt`: TensorRT builds for the GPU that is there.",
+            fix="Use `backend: tensorrt-rtx` to build for other GPUs, or `hardware-compatibility`, or build on each of them.",
+        )
+    if s.backend == "tensorrt-rtx" and s.version_compatible != "none":
+        raise SettingsError(
+            "`version-compatible` with `backend: tensorrt-rtx`: it has no lean runtime.",
+            fix="Leave it out; an engine of TensorRT for RTX runs with the version that built it.",
+        )
+
+
 def _notes(s: Settings) -> Iterator[str]:
     yield from _data_notes(s)
     if s.base == "none" and s.max_latency_regression is not None:
@@ -86,6 +121,8 @@ def _notes(s: Settings) -> Iterator[str]:
         for key, given in (("exclude-nodes", s.exclude_nodes), ("keep-accuracy", s.keep_accuracy)):
             if given:
                 yield f"`{key}` has no effect: `precision` is `{s.precision}`."
+    if s.backend == "onnxruntime" and (given := [key for key in TENSORRT if s.sources[key] in {"env", "cli"}]):
+        yield f"`{given[0]}` has no effect: `backend` is `onnxruntime`."
     if s.shapes is not None and s.sources["batch-size"] != "default":
         yield "`batch-size` has no effect on inputs that `shapes` names."
 

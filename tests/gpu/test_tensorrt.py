@@ -1,0 +1,195 @@
+"""TensorRT and TensorRT for RTX, whichever are here: builds, right numbers, graphs, dynamic shapes, layers, the whole story."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import trt_action.model as models
+from tests.gpu.conftest import Make, feeds
+from trt_action import engine
+from trt_action.engine import devices, kept
+from trt_action.engine.backend import RuntimeOptions
+from trt_action.engine.building import BuiltEngine
+from trt_action.engine.tensorrt.loading import JIT_CACHE
+from trt_action.engine.tensorrt_options import TensorRTOptions
+from trt_action.errors import BackendUnavailableError, BuildError, DataError
+from trt_action.precision import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = RuntimeOptions(device="cuda:0")
+SHAPES = {"x": {"min": [1, 64, 32, 32], "opt": [2, 64, 32, 32], "max": [8, 64, 32, 32]}}
+ERRORS = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}
+Build = Callable[..., BuiltEngine]
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    try:
+        engine.backend(name).check_host(GPU, measures=True)
+    except BackendUnavailableError as error:
+        pytest.skip(f"{error.what} {error.why}")
+    return name
+
+
+@pytest.fixture
+def build(backend: str, convs: Make, tmp_path: Path) -> Build:
+    """`build(precision, cache=…, **options)` of a chain of convolutions whose batch is 1 to 8."""
+
+    def make(precision: Any = "fp32", cache: engine.Cache | None = None, **options: Any) -> BuiltEngine:
+        model = models.load(convs(), label="convs", shapes=SHAPES)
+        return engine.obtain(
+            model,
+            Recipe(precision),
+            None,
+            backend=backend,
+            options=replace(GPU, tf32=precision == "tf32", **options),
+            cache=cache or engine.Cache(None, 1),
+            work_dir=tmp_path / f"work-{precision}-{len(list(tmp_path.iterdir()))}",
+            timeout=280,
+        )
+
+    return make
+
+
+def load(built: BuiltEngine, **options: Any) -> Any:
+    loadable = replace(built.loadable, options=replace(built.loadable.options, **options))
+    return engine.backend(loadable.backend).load(loadable)
+
+
+def reference(path: Path, given: dict[str, Any]) -> Any:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)[0]
+
+
+def error(output: Any, expected: Any) -> float:
+    return float(np.linalg.norm(output - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("transfers", [False, True])
+def test_the_numbers_of_the_cpu_at_every_shape(build: Build, convs: Make, transfers: bool, cuda_graph: bool) -> None:
+    built = build()
+    session = load(built, transfers=transfers, cuda_graph=cuda_graph)
+    for batch in (2, 8, 1, 2):
+        session.bind(feeds(batch))
+        for _ in range(3):
+            session.run()
+        assert error(session.fetch()["y"], reference(convs(), feeds(batch))) < ERRORS["fp32"]
+    with pytest.raises(DataError, match=r"the engine was built for \[1, 64, 32, 32\] to \[8, 64, 32, 32\]"):
+        session.bind(feeds(9))
+    session.close()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
+def test_precisions(build: Build, convs: Make, precision: str) -> None:
+    if precision != "fp16" and float(devices.facts(0).capability) < 8:
+        pytest.skip(f"{precision} needs compute capability 8.0")
+    session = load(build(precision))
+    session.bind(feeds())
+    session.run()
+    found = error(session.fetch()["y"], reference(convs(), feeds()))
+    session.close()
+    assert found < ERRORS[precision]
+    assert precision == "tf32" or found > 0
+
+
+def test_times_of_the_device(build: Build) -> None:
+    session = load(build())
+    session.bind(feeds(8))
+    session.device_times(20)
+    times = session.device_times(50)
+    for part in (times.h2d_ns, times.compute_ns, times.d2h_ns, times.enqueue_ns):
+        assert len(part) == 50
+        assert min(part) > 0
+    compute, wall = float(np.median(times.compute_ns)), float(np.median(times.wall_ns))
+    assert compute < wall
+    raw = session.layers(20)
+    session.close()
+    layers = json.loads(raw.document)["Layers"]
+    assert len(layers) >= 1
+    assert len(raw.runs) == 20
+    assert all(run and sum(ms for _, ms in run) > 0 for run in raw.runs)
+    profiled = float(np.median([sum(ms for _, ms in run) for run in raw.runs])) * 1e6
+    assert 0.2 * compute < profiled < 20 * compute
+
+
+def test_a_plan_is_not_loaded_without_its_record(build: Build, tmp_path: Path) -> None:
+    built = build()
+    with pytest.raises(BuildError, match="nothing says who built it"):
+        engine.backend(built.loadable.backend).load(replace(built.loadable, sha256=None))
+
+
+def test_what_was_learned_in_a_build_is_kept(build: Build, tmp_path: Path, backend: str) -> None:
+    cache = engine.Cache(tmp_path / "cache", 10**10)
+    first = build(cache=cache)
+    assert build(cache=cache).record.from_cache
+    if backend == "tensorrt":
+        assert list((tmp_path / "cache" / "timing-caches").glob("*.timing"))
+    else:
+        assert first.loadable.path.with_name(JIT_CACHE).stat().st_size > 0
+    cache.release()
+
+
+def test_a_workspace_of_a_tenth_of_the_memory(build: Build) -> None:
+    built = build(tensorrt=TensorRTOptions(workspace="10%", optimization_level=1, tiling="fast"))
+    session = load(built)
+    session.bind(feeds())
+    session.run()
+    session.close()
+
+
+def _cli(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "trt_action", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_whole_story(backend: str, tmp_path: Path) -> None:
+    code, said = _cli(
+        "run", "--config", str(ROOT / "examples/digits/.trt-action.yml"), "--backend", backend, "--precision", "fp16",
+        "--base-precision", "fp32", "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"),
+        "--measure-seconds", "1s", "--max-seconds", "20s", "--keep", str(tmp_path / "kept"),
+    )  # fmt: skip
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert evidence["error"] is None, said
+    assert code in (0, 1), said
+    head = evidence["head"]
+    assert head["engine"]["backend"] == backend
+    assert head["latency"]["device"]["compute"]["median_ms"] > 0
+    assert head["layers"]["layers"]
+    assert evidence["comparison"]["p50_ratio"]
+    assert evidence["accuracy"]["task"]["head"]["estimate"] > 0.98
+    assert evidence["speedup"]["over"].startswith("onnxruntime fp32")
+    built, _ = kept.load(tmp_path / "kept")
+    assert built.record.sha256 == head["engine"]["sha256"]
+    assert (tmp_path / "kept" / "selftest.npz").exists()
+
+
+def test_rtx_says_in_one_sentence_where_it_does_not_run(tmp_path: Path) -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    found = devices.facts(0)
+    if "SM" + found.capability.replace(".", "") in trt.ComputeCapability.__members__:
+        pytest.skip(f"{found.name} is supported")
+    digits = str(ROOT / "examples/digits/model.onnx")
+    code, said = _cli("bench", digits, "--backend", "tensorrt-rtx", "--output", str(tmp_path / "out"))
+    assert code == 10
+    assert f"does not run on this GPU: {found.name} has compute capability {found.capability}" in " ".join(said.split())
+    code, said = _cli("build", digits, "--backend", "tensorrt-rtx", "--output", str(tmp_path / "kept"))
+    assert code == 0, said
+    assert kept.is_kept(tmp_path / "kept")
