@@ -43,8 +43,8 @@ def scale(factor: float, shape: Shape = ("N", 3)) -> onnx.ModelProto:
     return model([helper.make_node("Mul", ["x", "w"], ["y"])], [("x", F32, shape)], [("y", F32, shape)], [weight])
 
 
-def slow(size: int = 700, layers: int = 24) -> onnx.ModelProto:
-    """`y = x`, computed by products that take tens of milliseconds for every row."""
+def slow(size: int = 256, layers: int = 200) -> onnx.ModelProto:
+    """`y = x`, computed by products that take some tenths of a second."""
     eye = numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
     names = ["x", *(f"h{n}" for n in range(layers - 1)), "y"]
     nodes = [helper.make_node("MatMul", ["w", a], [b]) for a, b in itertools.pairwise(names)]

@@ -42,6 +42,9 @@ class App:
         """Refused requests by cause, of all models and of none."""
         self.in_flight = 0
         self.draining = False
+        """The server is about to end."""
+        self.leaving = False
+        """Clients are asked to go elsewhere, while new connections are still taken."""
         self.budget = Budget(options.max_inflight_bytes)
         self.inference: dict[bytes, tuple[str, str | None]] = {}
         """Model and version by the path of their inference."""

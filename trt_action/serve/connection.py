@@ -42,6 +42,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self._options.max_connections:
             self._close(HTTPStatus.SERVICE_UNAVAILABLE, b"retry-after: 1\r\n")
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -120,7 +121,10 @@ class Connection(HttpToolsProtocol):
         if direct.disconnected:
             return
         if not direct.keep_alive:
-            self.transport.close()
+            if direct.more_body:
+                self._hang_up()
+            else:
+                self.transport.close()
         self.on_response_complete()
 
     def shutdown(self) -> None:
@@ -138,7 +142,9 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close if the client has used up its time: for a request, or for reading its answer."""
         waiting = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
-        if now > self.until and waiting:
+        if now > self.until and self._refused:
+            self.transport.abort()
+        elif now > self.until and waiting:
             self._close(None if self._in_head and not self._head_bytes else HTTPStatus.REQUEST_TIMEOUT)
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent[0]:
@@ -148,7 +154,6 @@ class Connection(HttpToolsProtocol):
 
     def _close(self, status: HTTPStatus | None, header: bytes = b"") -> None:
         """Close, with a bare answer if there is one to give."""
-        self._refused = True
         if self.transport.is_closing():
             return
         started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
@@ -156,7 +161,17 @@ class Connection(HttpToolsProtocol):
             Connection.refused += 1
             line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
             self.transport.write(line + header + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        self.transport.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Say no more, and let the client finish for a moment: closing while it still sends would make its kernel
+        throw our answer away (RFC 9112, 9.6)."""
+        self._refused = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.until = time.monotonic() + LINGER_SECONDS
+        else:
+            self.transport.close()
 
 
 async def sweep(connections: Iterable[Any]) -> None:

@@ -97,7 +97,7 @@ class Exchange:
         """What every answer gets on its way out."""
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.outgoing()))
-        if self.app.draining:
+        if self.app.leaving:
             headers.append((b"connection", b"close"))
 
     def end(self) -> None:

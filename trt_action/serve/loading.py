@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+
+import numpy as np
 
 from trt_action import engine
 from trt_action.engine.backend import Array, Session
@@ -21,6 +24,7 @@ from trt_action.serve.stats import Stats
 from trt_action.serve.tensors import Port, port
 
 WARM_UP_RUNS = 5
+WARM_UP_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -105,9 +109,15 @@ def _self_test(
     for thread, infer in infers:
         outputs = thread.ask(partial(infer, feeds))
         selftest.check(outputs, expected, str(served.engine.get("precision")))
-        for _ in range(WARM_UP_RUNS):
-            thread.ask(partial(infer, feeds))
+        thread.ask(partial(_warm_up, infer, feeds))
     return feeds
+
+
+def _warm_up(infer: Infer, feeds: Mapping[str, Array]) -> None:
+    until = time.monotonic() + WARM_UP_SECONDS
+    for _ in range(WARM_UP_RUNS):
+        if time.monotonic() < until:
+            infer(feeds)
 
 
 def _opt(served: Served, port: Port) -> tuple[int, ...]:
@@ -165,8 +175,6 @@ def _fixed(
 
 def _warm(infer: Infer, feeds: Mapping[str, Array], rows: int) -> None:
     """Run the largest batch once: memory for it is taken now and not under load."""
-    import numpy as np
-
     infer({name: np.repeat(array[:1], rows, axis=0) for name, array in feeds.items()})
 
 

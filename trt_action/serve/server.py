@@ -29,6 +29,7 @@ from trt_action.serve.repository import Repository
 
 MAX_TOKEN_BYTES = 10_000
 BACKLOG = 2_048
+DOOR_SECONDS = 0.05
 LAST_SECONDS = 1.0
 """For freeing engines that nobody uses any more."""
 
@@ -110,7 +111,14 @@ def _grpc(app: App) -> Any:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: `Stopping` has them."""
+    """uvicorn's server without its signal handlers (`Stopping` has them), and with a last look at who is at the door."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Connections that the kernel has accepted for us would be reset by closing the listener: take them first."""
+        for listener in sockets or []:
+            listener.listen(0)
+        await asyncio.sleep(DOOR_SECONDS)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -143,6 +151,7 @@ class Stopping:
             return
         self._app.draining = True
         self._log.say(f"{signal.Signals(number).name}: finishing {self._app.in_flight} requests.")
+        self._app.leaving = self._options.drain_delay > 0
         asyncio.get_running_loop().call_later(self._options.drain_delay, self._close)
 
     def _close(self) -> None:

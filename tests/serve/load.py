@@ -1,0 +1,69 @@
+"""Clients that keep asking from threads of their own, and remember every answer that was wrong or missing."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.serve.conftest import SECONDS, Server
+
+
+@dataclass
+class Load:
+    """`answers` counts what `judge` made of each 200; `failures` holds everything else."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self) -> int:
+        return self.answers.total()
+
+
+@contextmanager
+def load(
+    server: Server, path: str, body: Callable[[int], Any], judge: Callable[[int, Any], str], clients: int = 6
+) -> Iterator[Load]:
+    """Ask `path` from `clients` threads until the block ends. Request n has `body(n)`; `judge(n, answer)` names what
+    came back. A connection that the server announced to close is opened anew; one that breaks is a failure, but for a
+    refusal to connect: then the server has stopped to listen."""
+    found = Load()
+
+    def work(first: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+        n = first
+        while not found.stopped.is_set():
+            n += clients
+            try:
+                connection.request("POST", path, json.dumps(body(n)))
+                answered = connection.getresponse()
+                data = answered.read()
+            except ConnectionRefusedError:
+                break
+            except (OSError, http.client.HTTPException) as error:
+                with found.lock:
+                    found.failures.append(f"{type(error).__name__}: {error}")
+                break
+            with found.lock:
+                if answered.status == 200:
+                    found.answers[judge(n, json.loads(data))] += 1
+                else:
+                    found.failures.append(f"{answered.status}: {data[:200]!r}")
+        connection.close()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        found.stopped.set()
+        for thread in threads:
+            thread.join(SECONDS)
