@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import GraphProto, NodeProto
+
+from trt_action.errors import MeasureError
+from trt_action.inputs import quote
 
 HELPERS = frozenset({"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Identity"})
 """What a change of precision adds and an optimiser moves: never what a layer is recognised by."""
@@ -52,8 +56,15 @@ class Graph:
 
 def read(path: Path) -> Graph:
     """Called in a child process: parsers crash on hostile bytes. A node without a name is called
-    `node_of_<first output>`, as TensorRT's parser does."""
-    graph = onnx.load(path, load_external_data=False).graph
+    `node_of_<first output>`, as TensorRT's parser does.
+
+    Raises:
+        MeasureError: the file cannot be read, or is no ONNX model.
+    """
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise MeasureError(f"The graph behind the engine, {quote(path.name)}, cannot be read: {error}.") from None
     weights = _weights(graph)
     nodes = tuple(
         Node(
