@@ -23,9 +23,10 @@ demo: $(STAMP) ## the main job on real data: verdict, comment, evidence, report
 test: $(STAMP) ## every test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-gpu: ## what needs a GPU, on the one that is here; report for sharing in build/gpu-report.md and .json
+GPU_PACKAGES ?= "tensorrt-rtx>=1.5,<2"
+test-gpu: ## what needs a GPU, on the one that is here (GPU_PACKAGES=tensorrt for TensorRT); report in build/gpu-report.md and .json
 	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2"
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2" $(GPU_PACKAGES)
 	TRT_ACTION_GPU_REPORT=build/gpu-report $(GPU_VENV)/bin/python -m pytest -m gpu $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: format and rules
