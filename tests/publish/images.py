@@ -92,6 +92,8 @@ def push(
     top: Mapping[str, bytes] | None = None,
     docker: bool = False,
     annotated: bool = True,
+    labelled: bool = True,
+    trailing: bytes = b"",
     **facts: Any,
 ) -> Published:
     """Push an image.
@@ -99,6 +101,7 @@ def push(
     Args:
         engine: the bytes that were measured; random ones if None. `served`: what lies in the image instead.
         extra: more files in the engine's folder; `top`: a layer above it, files by absolute path.
+        trailing: what follows the end of the engine layer's tar.
         facts: see `measured`.
     """
     engine = engine if engine is not None else os.urandom(40_000)
@@ -115,11 +118,15 @@ def push(
             layers.pack(work / "base", "/opt/base", work / "base.tar", compression="gzip"),
             layers.pack(work / "1", "/models/digits/1", work / "engine.tar", compression=compression),
         ]
+        if trailing:
+            with (work / "engine.tar").open("ab") as file:
+                file.write(trailing)
+            blobs[1] = Blob.of_file(work / "engine.tar", oci.LAYER)
         if top:
             blobs.append(_top(work, top))
         pointers = [registry.upload(repository, blob) for blob in blobs]
     digest = oci.sha256(text)
-    said = labels.labels(evidence, variant="onnxruntime", evidence_digest=digest)
+    said = labels.labels(evidence, variant="onnxruntime", evidence_digest=digest) if labelled else {}
     config = Blob.of(_config(evidence, blobs, said), oci.DOCKER_CONFIG if docker else oci.CONFIG)
     pointer = registry.upload(repository, config)
     body = oci.manifest(pointer, pointers, annotations=said if annotated else None)

@@ -103,6 +103,27 @@ def test_what_must_not_be_released(plain: Registry, repository: str, signer: Key
     assert "1.0.0" not in plain.tags(repository)
 
 
+def test_the_evidence_decides_of_which_commit_an_image_is(plain: Registry, repository: str) -> None:
+    image, other = images.push(plain, repository, C1, commit=C1), images.push(plain, repository, commit=C2)
+    images.attached(plain, image, None, evidence=other.evidence)
+    with pytest.raises(VerificationError, match="was measured for"):
+        promoted(plain, repository, "1.0.0", C1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"outcome": "failed"}, "failed its gates"), ({"dirty": True}, "uncommitted")]
+)
+def test_a_red_or_unclean_run_is_not_released(
+    plain: Registry, repository: str, change: dict[str, object], words: str
+) -> None:
+    image = images.push(plain, repository, C1, commit=C1)
+    record = json.loads(image.evidence)
+    (record["source"] if "dirty" in change else record).update(change)
+    images.attached(plain, image, None, evidence=json.dumps(record).encode())
+    with pytest.raises(VerificationError, match=words):
+        promoted(plain, repository, "1.0.0", C1)
+
+
 def test_every_gpus_image_and_their_index_are_released(plain: Registry, repository: str, signer: KeySigner) -> None:
     legs = {
         gpu: images.push(plain, repository, f"digits-{gpu}-int8-{C1}", commit=C1, gpu=facts)

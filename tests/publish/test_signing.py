@@ -101,22 +101,32 @@ def test_sigstores_own_verifier_accepts_what_the_key_signed(signer: KeySigner, v
     assert found["payload"]["predicate"]["evidence"]["digest"] == {"sha256": "cd" * 32}
 
 
-@pytest.mark.parametrize("change", [swap_subject, swap_type, flip_signature])
-def test_a_tampered_bundle_is_refused_by_both(signer: KeySigner, verifier: Any, change: Any) -> None:
-    tampered = changed(signer.sign(statement()), change)
+CHANGES = [swap_subject, swap_type, flip_signature]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tampered_bundle_is_refused(signer: KeySigner, change: Callable[[dict[str, Any]], None]) -> None:
+    bundle = signer.sign(statement())
+    assert signing.verify(bundle, signer.public)["predicateType"] == provenance.BENCHMARK
     with pytest.raises(VerificationError):
-        signing.verify(tampered, signer.public)
-    assert not signer.made(tampered)
-    assert not verifier(tampered, trusted(signer.public))["ok"]
+        signing.verify(changed(bundle, change), signer.public)
+    assert not signer.made(changed(bundle, change))
 
 
-def test_another_key_is_refused_by_both(signer: KeySigner, verifier: Any) -> None:
+def test_another_key_is_refused(signer: KeySigner) -> None:
     other = KeySigner(ec.generate_private_key(ec.SECP256R1()))
-    bundle = other.sign(statement())
     with pytest.raises(VerificationError):
-        signing.verify(bundle, signer.public)
-    assert not verifier(bundle, trusted(signer.public, hint=other.public.hint))["ok"]
-    assert signing.verify(bundle, other.public)["predicateType"] == provenance.BENCHMARK
+        signing.verify(other.sign(statement()), signer.public)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_sigstores_own_verifier_refuses_a_tampered_bundle(signer: KeySigner, verifier: Any, change: Any) -> None:
+    assert not verifier(changed(signer.sign(statement()), change), trusted(signer.public))["ok"]
+
+
+def test_sigstores_own_verifier_refuses_another_key(signer: KeySigner, verifier: Any) -> None:
+    other = KeySigner(ec.generate_private_key(ec.SECP256R1()))
+    assert not verifier(other.sign(statement()), trusted(signer.public, hint=other.public.hint))["ok"]
 
 
 @pytest.mark.parametrize(

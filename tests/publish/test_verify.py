@@ -189,6 +189,16 @@ def test_evidence_beside_the_engine_must_be_the_signed_one(plain: Registry, repo
     changed = image.evidence + b"\n"
     images.attached(plain, image, signer, evidence=changed)
     assert "label names other evidence" in failed(checked(plain, image, signer))["evidence"]
+    silent = images.push(plain, repository, labelled=False)
+    images.attached(plain, silent, signer, evidence=silent.evidence + b"\n")
+    assert "evidence beside the engine" in failed(checked(plain, silent, signer))["engine"]
+
+
+def test_a_tar_that_goes_on_behind_its_end_is_refused(plain: Registry, repository: str, signer: KeySigner) -> None:
+    """Another reader might take what follows for more files, over the measured ones."""
+    image = images.push(plain, repository, trailing=b"\0" * 5_120 + b"more")
+    images.attached(plain, image, signer)
+    assert "behind the end" in failed(checked(plain, image, signer))["engine"]
 
 
 def test_two_engines_in_one_image_are_refused(plain: Registry, repository: str, signer: KeySigner) -> None:
