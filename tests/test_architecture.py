@@ -27,6 +27,7 @@ STORY = [
     "report",
     "serve",
     "publish",
+    "deploy",
     "github",
 ]
 GROUND = {
@@ -66,7 +67,7 @@ DOORS = {
 HOME = {
     "cuda": {"engine"},
     "pycuda": {"engine"},
-    "pynvml": {"engine"},
+    "pynvml": {"engine", "serve"},
     "onnxruntime": {"engine", "precision"},
     "onnx": {"model", "precision", "engine", "layers"},
 }

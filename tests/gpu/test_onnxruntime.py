@@ -30,7 +30,7 @@ def on_cpu(path: Path, given: dict[str, Any]) -> Any:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)[0]
 
 
-def error(output: Any, reference: Any) -> float:
+def difference(output: Any, reference: Any) -> float:
     return float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
 
 
@@ -43,11 +43,11 @@ def test_the_numbers_of_the_cpu(convs: Make, transfers: bool, cuda_graph: bool) 
         session.bind(feeds(batch))
         for _ in range(4):  # recorded, then replayed
             session.run()
-        assert error(session.fetch()["y"], on_cpu(path, feeds(batch))) < 1e-4
+        assert difference(session.fetch()["y"], on_cpu(path, feeds(batch))) < 1e-4
     other = {"x": 2 * feeds(2)["x"]}
     session.bind(other)
     session.run()
-    assert error(session.fetch()["y"], on_cpu(path, other)) < 1e-4
+    assert difference(session.fetch()["y"], on_cpu(path, other)) < 1e-4
     session.close()
 
 
@@ -58,7 +58,7 @@ def test_fp32_is_not_tf32(convs: Make) -> None:
         session = load(plain(path, tf32=tf32))
         session.bind(given)
         session.run()
-        errors[tf32] = error(session.fetch()["y"], on_cpu(path, given))
+        errors[tf32] = difference(session.fetch()["y"], on_cpu(path, given))
         session.close()
     assert errors[False] < 2e-5
     if float(devices.facts(0).capability) < 8:
@@ -74,20 +74,25 @@ def test_every_precision_builds_loads_and_is_near(convs: Make, tmp_path: Path, p
     model = models.load(path, label="convs", name=None, shapes=None, batch_size=2)
     samples = data.synthetic(model.info, 16, 0)
     with engine.Cache(None, 0) as cache:
-        built = engine.obtain(
-            model,
-            Recipe(precision=precision),
-            samples if precision == "int8" else None,
-            backend="onnxruntime",
-            options=RuntimeOptions(threads=1, device="cuda:0", tf32=precision == "tf32"),
-            cache=cache,
-            work_dir=tmp_path / "work",
-            timeout=300,
-        )
+        try:
+            built = engine.obtain(
+                model,
+                Recipe(precision=precision),
+                samples if precision == "int8" else None,
+                backend="onnxruntime",
+                options=RuntimeOptions(threads=1, device="cuda:0", tf32=precision == "tf32"),
+                cache=cache,
+                work_dir=tmp_path / "work",
+                timeout=300,
+            )
+        except BuildError as error:
+            if precision != "bf16" or "implementation" not in error.what:
+                raise
+            pytest.skip(error.what)  # its CUDA kernels know bfloat16 for some operators only
     session = load(built.loadable)
     session.bind(feeds())
     session.run()
-    found = error(session.fetch()["y"].astype(np.float32), on_cpu(path, feeds()))
+    found = difference(session.fetch()["y"].astype(np.float32), on_cpu(path, feeds()))
     session.close()
     assert 0 <= found < limit
 

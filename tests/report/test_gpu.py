@@ -49,7 +49,11 @@ def on_gpu(doubt: str = "", **changes: Any) -> Evidence:
     assert evidence.head
     assert evidence.head.latency
     latency = evidence.head.latency.model_copy(update={"device": device(**changes)})
-    moments = (("before", 0.0, []), ("during", 5.0, ["SwPowerCap"]), ("after", 9.0, None))
+    moments: tuple[tuple[str, float, list[str] | None], ...] = (
+        ("before", 0.0, []),
+        ("during", 5.0, ["SwPowerCap"]),
+        ("after", 9.0, None),
+    )
     telemetry = Telemetry(
         gpu={"name": "NVIDIA <b>H200</b>"},
         samples=[

@@ -183,6 +183,7 @@ def test_every_refused_value_is_named_at_once(tmp_path: Path) -> None:
         ("min-accuracy: 97%", "`min-accuracy` is not checked"),
         ("max-accuracy-drop: 1%", "`max-accuracy-drop` is not checked"),
         ("base: none\nmax-latency-regression: 1%", "`max-latency-regression` is not checked"),
+        ("cuda-graph: true\ndevice: cpu", "`cuda-graph` has no effect"),
         ("exclude-nodes: [a]", "`exclude-nodes` has no effect"),
         ("calibration-data: c.npz\nprecision: fp16", "`calibration-data` calibrates nothing"),
         ("calibration-data: c.npz\nprecision: int8\nvalidation-data: c.npz", "flattering"),

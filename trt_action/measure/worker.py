@@ -30,9 +30,6 @@ WINDOW_NS = 10_000_000
 AGREEMENT = 0.02
 MIN_WARMUP_ITERATIONS = 10
 MIN_WARMUP_NS = 50_000_000
-MAX_EVENTS = 66
-"""Iterations of the longest block of a comparison (measure/duet.py)."""
-
 EVENTS_AT_ONCE = 32
 
 
@@ -86,7 +83,6 @@ class Worker:
         gc.collect()
         gc.freeze()
         iterations, stable = warm_up(session.run, min_warmup_ns, max_warmup_ns)
-        session.device_times(min(MAX_EVENTS, iterations))  # makes the events that `block` will need
         return {
             "warmup_iterations": iterations + 1,
             "warmup_stable": stable,
