@@ -5,13 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.serve.conftest import SECONDS, Server
+import numpy as np
+
+from tests.serve.conftest import SECONDS, Server, ask
+
+JSON_BYTES = "Inference-Header-Content-Length"
 
 
 @dataclass
@@ -25,6 +31,28 @@ class Load:
 
     def count(self) -> int:
         return self.answers.total()
+
+
+def ask_later(server: Server, path: str, x: np.ndarray[Any, Any]) -> Future[tuple[int, np.ndarray[Any, Any]]]:
+    """Send `x` as binary input `x` from a thread of its own; status, and output `y` in the same shape."""
+
+    def work() -> tuple[int, np.ndarray[Any, Any]]:
+        tensor = {"name": "x", "datatype": "FP32", "shape": x.shape, "parameters": {"binary_data_size": x.nbytes}}
+        text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        status, headers, data = ask(server, path, text + x.tobytes(), {JSON_BYTES: str(len(text))})
+        return status, np.frombuffer(data[int(headers.get(JSON_BYTES, len(data))) :], np.float32)
+
+    future: Future[tuple[int, np.ndarray[Any, Any]]] = Future()
+    threading.Thread(target=lambda: future.set_result(work()), daemon=True).start()
+    return future
+
+
+def until_in_flight(server: Server, count: int) -> None:
+    """Wait until `count` requests are in flight, apart from the question itself."""
+    wanted = f"trt_action_requests_in_flight {count + 1}.0".encode()
+    deadline = time.monotonic() + SECONDS
+    while wanted not in ask(server, "/metrics", None, {})[2]:
+        assert time.monotonic() < deadline
 
 
 @contextmanager

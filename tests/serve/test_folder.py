@@ -12,7 +12,7 @@ import pytest
 
 from tests.serve.conftest import scale, version
 from trt_action import evidence
-from trt_action.engine import kept
+from trt_action.engine import building, cache, kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.building import BuiltEngine
 from trt_action.engine.tensorrt_options import TensorRTOptions
@@ -60,8 +60,8 @@ def test_what_the_builder_keeps_is_what_is_read(tmp_path: Path) -> None:
     assert (folder.RECORD, folder.EVIDENCE, folder.SELF_TEST) == (kept.RECORD, kept.EVIDENCE, kept.SELFTEST)
     (tmp_path / "kept" / "more").write_text("x")
     several = ["engine.onnx", "more"]
-    records = {name: kept.caches.file_record(tmp_path / "kept" / name) for name in several}
-    assert folder.digest(tmp_path / "kept", several) == kept.digest(records, several)
+    records = {name: cache.file_record(tmp_path / "kept" / name) for name in several}
+    assert folder.digest(tmp_path / "kept", several) == building.digest(records, several)
 
 
 DAMAGE: list[tuple[str, bytes | None, str]] = [

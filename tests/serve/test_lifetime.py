@@ -14,7 +14,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from tests.serve.conftest import SECONDS, Serve, Server, ask, post, scale, slow, version
-from tests.serve.load import Load, load
+from tests.serve.load import Load, ask_later, load, until_in_flight
 
 PATH = "/v2/models/m/infer"
 
@@ -142,18 +142,17 @@ def test_sigterm_under_load_finishes_what_is_in_flight(tmp_path: Path, serve: Se
 
 
 def test_sigterm_waits_for_a_slow_answer_and_says_not_ready_meanwhile(tmp_path: Path, serve: Serve) -> None:
-    server = serve(version(tmp_path / "m" / "1", slow()), "--drain-delay", "0.3")
+    server = serve(version(tmp_path / "m" / "1", slow(layers=800)), "--drain-delay", "0.3")
     x = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
-    with http.InferenceServerClient(server.address, concurrency=2) as client:
-        tensor = http.InferInput("x", x.shape, "FP32")
-        tensor.set_data_from_numpy(x)
-        asked = client.async_infer("m", [tensor])
-        wait_until(lambda: "trt_action_requests_in_flight 2.0" in ask(server, "/metrics", None, {})[2].decode())
-        server.process.terminate()
-        server.wait_for("finishing 1 requests")
-        assert ask(server, "/v2/health/ready", None, {})[0] == 503
-        assert ask(server, "/v2/health/live", None, {})[0] == 200
-        np.testing.assert_allclose(asked.get_result().as_numpy("y"), x, rtol=1e-5)
+    asked = ask_later(server, PATH, x)
+    until_in_flight(server, 1)
+    server.process.terminate()
+    server.wait_for("finishing 1 requests")
+    assert ask(server, "/v2/health/ready", None, {})[0] == 503
+    assert ask(server, "/v2/health/live", None, {})[0] == 200
+    status, y = asked.result(SECONDS)
+    assert status == 200
+    np.testing.assert_allclose(y, x.ravel(), rtol=1e-5)
     assert server.process.wait(SECONDS) == 0
 
 
