@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,12 @@ CASES = tuple(
 )
 
 
-def make_models(folder: Path) -> None:
-    """ONNX files and engines of every model, in fp32 and fp16, through the product's own build."""
+def make_models(folder: Path, names: Iterable[str]) -> None:
+    """ONNX files and engines of these models, in fp32 and fp16, through the product's own build."""
     import trt_action.model as models
     from trt_action.precision import Recipe
 
-    for model in ("resnet50", "bert"):
+    for model in names:
         path = folder / f"{model}.onnx"
         onnx.save(runpy.run_path(str(ROOT / "examples" / model / "make.py"))["build"](seed=0), path)
         found = models.load(path, label=model, name=None, shapes=None, batch_size=1)
@@ -198,10 +199,9 @@ def run_overhead(arguments: argparse.Namespace) -> None:
     """Every case in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_models(folder)
-        for case in CASES:
-            if arguments.cases and case.name not in arguments.cases:
-                continue
+        chosen = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
+        make_models(folder, dict.fromkeys(case.model for case in chosen))
+        for case in chosen:
             begin = time.monotonic()
             command = [sys.executable, __file__, "case", case.name, str(folder), "--seconds", str(arguments.seconds)]
             try:
@@ -292,7 +292,7 @@ def main() -> None:
     part.add_argument("--output", type=Path, default=Path("build/gpu-verdict.jsonl"))
     part.add_argument("--minutes", type=float, default=7.0)
     part.add_argument("--effects", nargs="+", type=int, default=[0, 2, 0, 5], help="layers of 100")
-    part.add_argument("--nets", nargs="+", choices=sorted(nets.GPU_SIZES), default=["gpu"])
+    part.add_argument("--nets", nargs="+", choices=sorted(nets.GPU_SIZES | nets.MATMULS), default=["gpu", "gpu-matmul"])
     part.add_argument("--max-seconds", type=float, default=60.0)
     part.add_argument("--first", type=int, default=0, help="number of the first trial: pieces need other seeds")
     part = parts.add_parser("report")
