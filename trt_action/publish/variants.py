@@ -64,6 +64,12 @@ def choose(asked: str, engine: Engine, options: Mapping[str, object]) -> Variant
             f"The runtime {quote(name)} cannot load an engine of {quote(engine.backend)}.",
             fix=f"Leave `variant` out, or set it to `{engine.backend}`.",
         )
+    if name == "onnxruntime" and options.get("device", "cpu") != "cpu":
+        raise SettingsError(
+            "The runtime `onnxruntime` has no CUDA, and this engine was measured with it.",
+            why="It would run on the CPU, with numbers that nobody has measured.",
+            fix="Measure with `device: cpu`, publish with a TensorRT backend, or use `variant: triton`.",
+        )
     tensorrt = options.get("tensorrt")
     if name == "tensorrt-lean" and not (isinstance(tensorrt, Mapping) and tensorrt.get("version_compatible")):
         raise SettingsError(
