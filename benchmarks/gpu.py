@@ -244,12 +244,13 @@ def run_verdict(arguments: argparse.Namespace) -> None:
             number += 1
 
 
+made = functools.cache(nets.make)
+
+
 def trial(net: str, effect: int, number: int, folder: Path, max_seconds: float) -> dict[str, Any]:
     """One comparison of a chain of 100 layers with one that has `effect` more."""
     options = RuntimeOptions(threads=1, device=DEVICE)
-    base, head = (
-        Loadable("onnxruntime", nets.make(folder, net, extra), options, prepared=False) for extra in (0, effect)
-    )
+    base, head = (Loadable("onnxruntime", made(folder, net, extra), options, prepared=False) for extra in (0, effect))
     feeds = folder / f"{net}.npz"
     arrays.save_npz(feeds, nets.feeds(net))
     begin = time.monotonic()

@@ -16,7 +16,7 @@ SIZES = {"small": (8, 10), "medium": (32, 12)}
 GPU_SIZES = {"gpu": (128, 28)}
 """The same for a GPU: about 1 ms, mostly computing."""
 
-MATMULS = {"gpu-matmul": (256, 1024)}
+MATMULS = {"gpu-matmul": (512, 512)}
 """Rows and width of a chain of matrix products, for a GPU as well: no algorithm is searched when it is loaded."""
 
 
