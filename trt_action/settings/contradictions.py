@@ -121,8 +121,8 @@ def _notes(s: Settings) -> Iterator[str]:
         for key, given in (("exclude-nodes", s.exclude_nodes), ("keep-accuracy", s.keep_accuracy)):
             if given:
                 yield f"`{key}` has no effect: `precision` is `{s.precision}`."
-    if s.backend == "onnxruntime" and (given := [key for key in TENSORRT if s.sources[key] in {"env", "cli"}]):
-        yield f"`{given[0]}` has no effect: `backend` is `onnxruntime`."
+    if s.backend == "onnxruntime" and (unused := [key for key in TENSORRT if s.sources[key] in {"env", "cli"}]):
+        yield f"`{unused[0]}` has no effect: `backend` is `onnxruntime`."
     if s.cuda_graph and s.device == "cpu":
         yield "`cuda-graph` has no effect: `device` is `cpu`."
     if s.shapes is not None and s.sources["batch-size"] != "default":
