@@ -41,13 +41,16 @@ class Buffer:
 
 class Steps:
     """An inference in three parts, each of which enqueues: copies in, the engine, copies out. A session's own `run` goes
-    through them, so that they may be exchanged (other shapes) under loops that hold `run`."""
+    through them, so that they may be exchanged (other shapes) under loops that hold `run`.
 
-    __slots__ = ("compute", "download", "upload")
+    `whole` is the engine as `run` calls it, where the fastest call is not the one that only enqueues.
+    """
+
+    __slots__ = ("compute", "download", "upload", "whole")
 
     def __init__(self, upload: Step, compute: Step, download: Step) -> None:
         self.upload = upload
-        self.compute = compute
+        self.compute = self.whole = compute
         self.download = download
 
 
