@@ -14,6 +14,7 @@ from trt_action.layers.summary import MOST_LAYERS, Seen, asked_share, report
 
 def layer(name: str, rounds: tuple[float, ...] = (1.0, 1.0, 1.0), **changes: Any) -> ParsedLayer:
     values: dict[str, Any] = {"role": "compute", "precision": "fp16", "nodes": (name,), "rounds": rounds}
+    values["fastest"] = min(rounds, default=0.0)
     return ParsedLayer(name, changes.pop("kind", "Conv"), **values | changes)
 
 
@@ -28,13 +29,15 @@ def kinds(head: Seen, base: Seen, asked: str = "fp16") -> dict[str, list[str]]:
     return {change.title: list(change.kinds) for change in diff(head, base, asked).changes}
 
 
-TIMES = {
-    "every round is slower": ((1.3, 1.4, 1.5), (1.0, 1.1, 1.2), ["slower"]),
-    "one round is not": ((1.3, 1.4, 1.15), (1.0, 1.1, 1.2), []),
-    "surely, and by too little": ((1.05, 1.05, 1.05), (1.0, 1.0, 1.0), []),
-    "every round is faster": ((0.5, 0.5, 0.6), (1.0, 1.1, 1.2), ["faster"]),
-    "one round each, 20 %": ((1.2,), (1.0,), []),
-    "one round each, 50 %": ((1.5,), (1.0,), ["slower"]),
+SIX = (1.0, 1.01, 1.02, 1.03, 1.04, 1.05)
+TIMES: dict[str, tuple[tuple[float, ...], tuple[float, ...], list[str]]] = {
+    "every round is slower": (tuple(1.3 * x for x in SIX), SIX, ["slower"]),
+    "one round is not": ((1.02, *(1.3 * x for x in SIX[1:])), SIX, []),
+    "surely, and by too little": (tuple(1.06 * x for x in SIX), SIX, []),
+    "every round is faster": (tuple(0.5 * x for x in SIX), SIX, ["faster"]),
+    "three rounds each, 20 %": ((1.2, 1.2, 1.2), (1.0, 1.0, 1.0), []),
+    "three rounds each, 40 %": ((1.4, 1.4, 1.4), (1.0, 1.0, 1.0), ["slower"]),
+    "one round each, whatever": ((9.0,), (1.0,), []),
     "no times": ((), (), []),
 }
 
@@ -43,6 +46,12 @@ TIMES = {
 def test_when_a_layer_is_slower(case: str) -> None:
     now, before, expected = TIMES[case]
     assert kinds(seen(layer("a", now)), seen(layer("a", before))).get("a", []) == expected
+
+
+def test_a_disturbed_host_makes_no_layer_slower() -> None:
+    """Every mean is larger, and the fastest inference took as long as ever: others took the time."""
+    disturbed = layer("a", tuple(3 * x for x in SIX), fastest=1.0)
+    assert kinds(seen(disturbed), seen(layer("a", SIX))) == {}
 
 
 def test_a_layer_that_takes_no_part_of_the_time_is_not_slower() -> None:

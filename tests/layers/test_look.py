@@ -31,7 +31,7 @@ def test_one_side(side: MakeSide) -> None:
     reports, diff = look(head=side("head"))
     assert diff is None
     report = reports["head"]
-    assert (report.source, report.device, report.rounds) == ("onnxruntime-profiler", "cpu", 3)
+    assert (report.source, report.device, report.rounds) == ("onnxruntime-profiler", "cpu", 6)
     assert report.runs >= 9
     products = [layer for layer in report.layers if layer.role == "compute"]
     assert [layer.nodes for layer in products] == [["conv1", "relu2"], ["conv3", "relu4"], ["conv5", "relu6"]]

@@ -76,6 +76,40 @@ def test_nameless_nodes_are_traced_too(tmp_path: Path) -> None:
     assert products == [("node_of_t1", "node_of_t2"), ("node_of_t3", "node_of_t4")]
 
 
+def test_the_sum_and_activation_at_the_end_of_a_convolution_belong_to_it(tmp_path: Path) -> None:
+    """Two residual blocks: in no name of ONNX Runtime's optimised graph, and not the next block's work. The last Relu is
+    not merged, because what it reads is turned back into the layout of the output first."""
+    rng = np.random.default_rng(0)
+    stem = [
+        helper.make_node("Conv", ["x", "a.w1"], ["0"], name="stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["0"], ["s"], name="stem.relu"),
+    ]
+    nodes, weights, x = stem, [], "s"
+    for block in ("a", "b"):
+        for i in (1, 2):
+            weight = rng.standard_normal((16, 16, 3, 3), dtype=np.float32) * 0.1
+            weights.append(onnx.numpy_helper.from_array(weight, f"{block}.w{i}"))
+        ends = f"{block}.y"
+        nodes += [
+            helper.make_node("Conv", [x, f"{block}.w1"], [f"{block}.1"], name=f"{block}.conv1", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [f"{block}.1"], [f"{block}.2"], name=f"{block}.relu1"),
+            helper.make_node("Conv", [f"{block}.2", f"{block}.w2"], [f"{block}.3"], name=f"{block}.conv2", pads=[1, 1, 1, 1]),
+            helper.make_node("Add", [f"{block}.3", x], [f"{block}.4"], name=f"{block}.add"),
+            helper.make_node("Relu", [f"{block}.4"], [ends], name=f"{block}.relu2"),
+        ]  # fmt: skip
+        x = ends
+    shape = [1, 16, 32, 32]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", x)]
+    main = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], weights)
+    path = tmp_path / "residual.onnx"
+    onnx.save(helper.make_model(main, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    layers = _profiled(built(path), path, np.zeros(shape, np.float32))
+    products = {layer.nodes for layer in layers if layer.role == "compute"}
+    assert products == {
+        ("stem", "stem.relu"), ("a.conv1", "a.relu1"), ("a.conv2", "a.add", "a.relu2"), ("b.conv1", "b.relu1"), ("b.conv2", "b.add")
+    }  # fmt: skip
+
+
 def _profiled(loadable: Loadable, source: Path, x: np.ndarray[Any, Any]) -> list[Any]:
     session = engine.backend("onnxruntime").load(loadable)
     session.bind({"x": x})

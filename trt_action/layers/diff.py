@@ -20,8 +20,10 @@ RELATIVE = 0.1
 """A layer is slower or faster from this change of its own time on,"""
 OF_TOTAL = 0.005
 """and from this share of base's time of all layers on,"""
-ONE_ROUND = 0.3
-"""and if every round agrees; where there was only one round, from this change of its own time on."""
+FEW_ROUNDS = 6
+"""and if every round agrees, and the fastest inference of all moved at least half as much. With fewer rounds than this,"""
+RELATIVE_OF_FEW = 0.3
+"""only from this change on; with a single round, never."""
 
 _TELLING: tuple[LayerChangeKind, ...] = (
     "higher-precision",
@@ -65,7 +67,7 @@ def _note(head: Seen, base: Seen) -> str:
     if head.source != base.source:
         said.append("Head and base run on different backends: their layers are cut and timed differently.")
     elif min(head.rounds, base.rounds) == 1:
-        said.append("One round per side: small differences in time cannot be told from noise.")
+        said.append("An inference takes long, so there was one round: no layer is called slower or faster.")
     return " ".join(said)
 
 
@@ -121,7 +123,10 @@ def _in_time(ours: Sequence[ParsedLayer], theirs: Sequence[ParsedLayer], total: 
         return set()
     h, b = ([sum(one) for one in zip(*(x.rounds for x in side), strict=False)] for side in (ours, theirs))
     before, delta = _sum(theirs) or 0.0, (_sum(ours) or 0.0) - (_sum(theirs) or 0.0)
-    relative = RELATIVE if min(len(h), len(b)) > 1 else ONE_ROUND
+    relative = RELATIVE if min(len(h), len(b)) >= FEW_ROUNDS else RELATIVE_OF_FEW
+    fastest = sum(layer.fastest for layer in ours) - sum(layer.fastest for layer in theirs)
+    if min(len(h), len(b)) == 1 or fastest * delta < 0 or abs(fastest) < abs(delta) / 2:
+        return set()
     if abs(delta) < relative * before or abs(delta) < OF_TOTAL * total:
         return set()
     if delta > 0 and min(h) > max(b):

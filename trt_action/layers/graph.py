@@ -29,6 +29,8 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     signature: str
+    activation: str = ""
+    """What a fused node of ONNX Runtime's computes at its end, e.g. `Relu`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def read(path: Path) -> Graph:
             tuple(node.input),
             tuple(node.output),
             _signature(node, weights),
+            _activation(node),
         )
         for node in graph.node[:MOST_NODES]
     )
@@ -86,6 +89,11 @@ def _weights(graph: GraphProto) -> dict[str, tuple[int, ...]]:
         if node.op_type in HELPERS and node.input and node.input[0] in known and node.output:
             known[node.output[0]] = known[node.input[0]]
     return known
+
+
+def _activation(node: NodeProto) -> str:
+    found = next((one.s for one in node.attribute if one.name == "activation"), b"")
+    return found[:100].decode("utf-8", "replace")
 
 
 def _signature(node: NodeProto, weights: Mapping[str, tuple[int, ...]]) -> str:

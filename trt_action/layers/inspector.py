@@ -17,7 +17,7 @@ from typing import Any
 from trt_action.errors import MeasureError
 from trt_action.layers import types
 from trt_action.layers.graph import Graph
-from trt_action.layers.parsed import COMPUTE, ParsedLayer, Role, by_name, mean
+from trt_action.layers.parsed import COMPUTE, ParsedLayer, Role, by_name
 
 MAX_CHARS = 200_000_000
 MAX_LAYERS = 50_000
@@ -60,12 +60,9 @@ def parse(document: str, runs: Sequence[Sequence[tuple[str, float]]], source: Gr
     shares = {layer.name: 0 for layer in layers}
     for layer in layers:
         shares[layer.name] += 1
-    timed = [
-        replace(layer, rounds=(mean(times[layer.name]) / shares[layer.name],)) if layer.name in times else layer
-        for layer in layers
-    ]
+    timed = [layer.timed(times[layer.name], shares[layer.name]) if layer.name in times else layer for layer in layers]
     known = set(shares)
-    strangers = [ParsedLayer(name, "unknown", rounds=(mean(ms),)) for name, ms in times.items() if name not in known]
+    strangers = [ParsedLayer(name, "unknown").timed(ms) for name, ms in times.items() if name not in known]
     return _apart(timed + strangers), _note(entries, layers, strangers, times)
 
 

@@ -22,12 +22,15 @@ TARGET = "trt_action.layers.worker:main"
 TIMEOUT = 300.0
 """Seconds for one request; loading a large engine is the longest honest one."""
 
-ROUNDS = 3
-SLOW_LOAD = 1.0
-"""Seconds of loading from which on there is one round only: ONNX Runtime loads the engine anew for each."""
+ROUNDS = (6, 3, 1)
+"""As many as fit. Of two equal sides, six rounds of one are all slower than six of the other once in 924 layers."""
+LONGEST = 2.0
+"""Seconds per side that the smallest rounds may take; ONNX Runtime loads the engine anew for each."""
 OVERHEAD = 2.0
-"""An inference under a profiler takes about so many times as long as without."""
-MIN_ITERATIONS, MAX_ITERATIONS = 3, 100
+"""An inference under a profiler takes about so many times as long as without, where layers are small."""
+WARM_UP = 3
+"""Inferences of a round that do not count (engine/ort_session.py, engine/tensorrt/profiling.py)."""
+MIN_ITERATIONS, MAX_ITERATIONS = 2, 50
 MOST_EVENTS = 20_000
 """Of a profile: each takes 700 bytes of JSON."""
 
@@ -57,20 +60,38 @@ def look(
     """
     with contextlib.ExitStack() as stack:
         children = {name: stack.enter_context(Child(TARGET, died=MeasureError)) for name in sides}
-        plans = {name: _load(name, children[name], side, seconds, cpus) for name, side in sides.items()}
-        rounds = max(rounds for rounds, _ in plans.values()) if all(r > 1 for r, _ in plans.values()) else 1
+        costs = {name: _load(name, children[name], side, cpus) for name, side in sides.items()}
+        rounds = min(cost.rounds() for cost in costs.values())
         for number in range(rounds):
             for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
                 progress(f"layers of {name}, round {number + 1} of {rounds}", None)
-                _ask(name, children[name], {"request": "round", "iterations": plans[name][1] * (ROUNDS // rounds)})
+                iterations = costs[name].iterations(seconds / rounds)
+                _ask(name, children[name], {"request": "round", "iterations": iterations})
         seen = {name: _seen(_ask(name, child, {"request": "found"})) for name, child in children.items()}
     reports = {name: report(one, sides[name].asked) for name, one in seen.items()}
     both = "head" in seen and "base" in seen
     return reports, diff(seen["head"], seen["base"], sides["head"].asked) if both else None
 
 
-def _load(name: str, child: Child, side: Side, seconds: float, cpus: frozenset[int] | None) -> tuple[int, int]:
-    """Rounds, and inferences in each of three."""
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of loading and of one inference without a profiler; nodes of the optimised graph."""
+
+    load_s: float
+    run_s: float
+    nodes: int
+
+    def rounds(self) -> int:
+        smallest = self.load_s + (WARM_UP + MIN_ITERATIONS) * self.run_s
+        return next((rounds for rounds in ROUNDS if rounds * smallest <= LONGEST), ROUNDS[-1])
+
+    def iterations(self, seconds: float) -> int:
+        fits = int(seconds / max(self.run_s * OVERHEAD, 1e-6))
+        most = min(MAX_ITERATIONS, MOST_EVENTS // max(1, self.nodes))
+        return max(MIN_ITERATIONS, min(fits, most))
+
+
+def _load(name: str, child: Child, side: Side, cpus: frozenset[int] | None) -> _Cost:
     answer = _ask(
         name,
         child,
@@ -82,9 +103,7 @@ def _load(name: str, child: Child, side: Side, seconds: float, cpus: frozenset[i
             "cpus": sorted(cpus) if cpus else None,
         },
     )
-    fits = int(seconds / ROUNDS / max(answer["run_s"] * OVERHEAD, 1e-6))
-    most = min(MAX_ITERATIONS, MOST_EVENTS // max(1, answer["nodes"]))
-    return (ROUNDS if answer["load_s"] < SLOW_LOAD else 1), max(MIN_ITERATIONS, min(fits, most))
+    return _Cost(answer["load_s"], answer["run_s"], answer["nodes"])
 
 
 def _ask(name: str, child: Child, message: dict[str, Any]) -> dict[str, Any]:

@@ -118,11 +118,12 @@ def _by_nodes(head: Sequence[ParsedLayer], base: Sequence[ParsedLayer], paired: 
 
 def main_layers(layers: Sequence[ParsedLayer]) -> dict[str, int]:
     """The layer that does a node's work: several may name it (a kernel that moves its data does too). The product goes
-    first, then the one that takes longest; conversions do no node's work."""
+    first, then the one that names fewest others; conversions do no node's work. Times do not decide: two passes over one
+    engine must agree."""
     found: dict[str, int] = {}
     order = sorted(
         (i for i, layer in enumerate(layers) if layer.role != "convert"),
-        key=lambda i: (layers[i].role != "compute", -(layers[i].ms or 0.0), i),
+        key=lambda i: (layers[i].role != "compute", len(layers[i].nodes), i),
     )
     for i in order:
         for name in layers[i].nodes:

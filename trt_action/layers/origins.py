@@ -8,7 +8,7 @@ and if none is found there (an activation between a convolution and a QuantizeLi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trt_action.layers.graph import Graph, Node
 
@@ -19,6 +19,9 @@ _MARKS = (
     re.compile(r"_(?:Fused|fused|Fusion|QuickGelu|Gelu|matmul|gemm)$"),
 )
 _MOST_OWNERS = 4
+_SUMS = frozenset({"Add", "Sum"})
+_WITHOUT_SUM = 3
+"""Inputs of a convolution: data, weights, bias."""
 
 
 def trace(engine: Sequence[Node], source: Graph, *, whole: frozenset[str]) -> dict[int, tuple[str, ...]]:
@@ -32,6 +35,7 @@ def trace(engine: Sequence[Node], source: Graph, *, whole: frozenset[str]) -> di
     for index, names in seeds.items():
         for name in names:
             owners[name] = (*owners.get(name, ()), index)
+    _endings(owners, engine, source)
     _absorb(owners, source)
     found: dict[int, list[str]] = {}
     for node in source.nodes:  # in the order of the source
@@ -83,6 +87,29 @@ def _pieces(seeds: dict[int, list[str]], engine: Sequence[Node], source: Graph, 
         if after:
             seeds[index] = list(dict.fromkeys(name for other in after for name in seeds[other]))
             parts.add(index)
+
+
+def _endings(owners: dict[str, tuple[int, ...]], engine: Sequence[Node], source: Graph) -> None:
+    """What a fused product does at its end: the sum with another tensor (its fourth input), its activation. They follow
+    its last known node, in no name of their own, and the nodes behind them are of other layers."""
+    readers: dict[str, list[Node]] = {}
+    for node in source.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, []).append(node)
+    ends = {owners[node.name][0]: node for node in source.nodes if node.name in owners}
+    for index, last in ends.items():
+        wanted = {engine[index].activation} | (_SUMS if len(engine[index].inputs) > _WITHOUT_SUM else set())
+        while (after := _next(last, readers, wanted, owners)) is not None:
+            owners[after.name] = (index,)
+            wanted -= _SUMS if after.op in _SUMS else {after.op}
+            last = after
+
+
+def _next(
+    node: Node, readers: Mapping[str, Sequence[Node]], wanted: set[str], owners: Mapping[str, object]
+) -> Node | None:
+    after = [reader for tensor in node.outputs for reader in readers.get(tensor, ())]
+    return next((one for one in after if one.op in wanted and one.name not in owners), None)
 
 
 def _absorb(owners: dict[str, tuple[int, ...]], source: Graph) -> None:

@@ -32,11 +32,17 @@ class ParsedLayer:
     nodes: tuple[str, ...] = ()
     rounds: tuple[float, ...] = ()
     """Mean ms per inference, round by round; empty where the tool gives no time."""
+    fastest: float = 0.0
+    """ms of the fastest inference of all rounds: what other processes did to the host is not in it."""
 
     @property
     def ms(self) -> float | None:
         """The median of the rounds: one that was disturbed does not count."""
         return statistics.median(self.rounds) if self.rounds else None
+
+    def timed(self, times: Sequence[float], parts: int = 1) -> ParsedLayer:
+        """With the times of one round; `parts` layers share them."""
+        return replace(self, rounds=(mean(times) / parts,), fastest=min(times) / parts)
 
 
 def mean(times: Sequence[float]) -> float:
@@ -49,13 +55,15 @@ def joined(rounds: Sequence[Sequence[ParsedLayer]]) -> list[ParsedLayer]:
     times = [{layer.name: layer for layer in seen} for seen in rounds]
     layers = {layer.name: layer for seen in reversed(rounds) for layer in seen}
     order = dict.fromkeys(layer.name for seen in rounds for layer in seen)
-    return [replace(layers[name], rounds=_rounds([seen.get(name) for seen in times])) for name in order]
+    return [_over_rounds(layers[name], [seen.get(name) for seen in times]) for name in order]
 
 
-def _rounds(seen: Sequence[ParsedLayer | None]) -> tuple[float, ...]:
-    if not any(layer is not None and layer.rounds for layer in seen):
-        return ()
-    return tuple(layer.rounds[0] if layer is not None and layer.rounds else 0.0 for layer in seen)
+def _over_rounds(layer: ParsedLayer, seen: Sequence[ParsedLayer | None]) -> ParsedLayer:
+    timed = [one for one in seen if one is not None and one.rounds]
+    if not timed:
+        return layer
+    rounds = tuple(one.rounds[0] if one is not None and one.rounds else 0.0 for one in seen)
+    return replace(layer, rounds=rounds, fastest=min(one.fastest for one in timed))
 
 
 def by_name(runs: Sequence[Sequence[tuple[str, float]]]) -> Mapping[str, list[float]]:

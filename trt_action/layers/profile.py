@@ -14,7 +14,7 @@ from trt_action.errors import MeasureError
 from trt_action.layers import types
 from trt_action.layers.graph import Graph
 from trt_action.layers.origins import trace
-from trt_action.layers.parsed import COMPUTE, ParsedLayer, Role, by_name, mean
+from trt_action.layers.parsed import COMPUTE, ParsedLayer, Role, by_name
 
 MAX_CHARS = 400_000_000
 _SUFFIX = "_kernel_time"
@@ -139,8 +139,7 @@ def _layer(
         inputs=inputs,
         outputs=outputs,
         nodes=nodes,
-        rounds=(mean(times),),
-    )
+    ).timed(times)
 
 
 def _role(kind: str, nodes: Sequence[str], operators: Mapping[str, str]) -> Role:
