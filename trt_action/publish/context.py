@@ -47,6 +47,8 @@ SERVED = (
     "settings/option.py",
     "settings/options.py",
     "settings/publish_options.py",
+    "settings/units.py",
+    "settings/values.py",
 )
 """What of our own code the server needs; everything else of it stays out of the image."""
 
@@ -102,7 +104,7 @@ def _rendered(variant: Variant, base: Reference, own: str | None) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # every value is one of ours, or a reference that was parsed
     )
-    values = {"base": str(base), "variant": variant.name, "gpu": variant.gpu}
+    values = {"base": str(base), "variant": variant.name, "gpu": variant.gpu, "module": variant.module}
     try:
         name = f"{variant.name}.Dockerfile.j2"
         template = environment.get_template(name) if own is None else environment.from_string(own)

@@ -59,7 +59,9 @@ def gpu(evidence: Evidence) -> Gpu | None:
     if not isinstance(first, Mapping) or not first.get("name"):
         return None
     driver = first.get("driver") or (evidence.fingerprint.software.get("driver") if evidence.fingerprint else None)
-    return Gpu(str(first["name"]), _capability(first.get("compute_capability")), str(driver or ""))
+    return Gpu(
+        str(first["name"]), _capability(first.get("capability") or first.get("compute_capability")), str(driver or "")
+    )
 
 
 def facts(evidence: Evidence, **known: Any) -> tags.Facts:

@@ -26,6 +26,11 @@ class Variant:
     libraries: tuple[str, ...] = ()
     extras: tuple[str, ...] = ("serve",)
 
+    @property
+    def module(self) -> str:
+        """What the backend's library is imported as."""
+        return {"tensorrt-rtx": "tensorrt_rtx"}.get(self.backend or "", self.backend or "")
+
 
 VARIANTS: Mapping[str, Variant] = {
     one.name: one
@@ -40,8 +45,6 @@ VARIANTS: Mapping[str, Variant] = {
 
 _VERSION = re.compile(r"\d+(\.\d+){1,4}([.+-][A-Za-z0-9.]+)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_IN_MEASURING = frozenset({"nvidia-ml-py"})
-"""Of the extras above, what only the measuring side needs."""
 
 
 def choose(asked: str, engine: Engine, options: Mapping[str, object]) -> Variant:
@@ -71,11 +74,12 @@ def choose(asked: str, engine: Engine, options: Mapping[str, object]) -> Variant
             fix="Measure with `device: cpu`, publish with a TensorRT backend, or use `variant: triton`.",
         )
     tensorrt = options.get("tensorrt")
-    if name == "tensorrt-lean" and not (isinstance(tensorrt, Mapping) and tensorrt.get("version_compatible")):
+    asked_for = tensorrt.get("version_compatible") if isinstance(tensorrt, Mapping) else None
+    if name == "tensorrt-lean" and asked_for in (None, "none"):
         raise SettingsError(
             "The runtime `tensorrt-lean` loads version-compatible plans only, and this one is not.",
             why="The lean runtime holds no kernels of its own version; a plan has to bring all that it needs.",
-            fix="Build with `version-compatible: true` and measure that plan (it can be slower), or use `tensorrt`.",
+            fix="Build with `version-compatible: without-lean` and measure that plan (it can be slower), or use `tensorrt`.",
         )
     return variant
 
@@ -105,7 +109,7 @@ def _needed(extras: tuple[str, ...]) -> list[str]:
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         name = _name(requirement)
         wanted = any(f"extra == '{extra}'" in marker.replace('"', "'") for extra in extras)
-        if name not in _IN_MEASURING and (wanted or (not marker and name in ("numpy", "ml-dtypes"))):
+        if wanted or (not marker and name in ("numpy", "ml-dtypes")):
             found.append(requirement)
     return found
 

@@ -35,14 +35,21 @@ UNUSED = (
     "onnxruntime/datasets",
     "onnxruntime/backend",
     "onnxruntime/capi/libonnxruntime.so.*",
-    # TensorRT's builder and parser
+    # what TensorRT builds with: 2 GB of kernels
     "tensorrt*/libnvinfer_builder_resource*",
-    "tensorrt*/*onnxparser*",
-    "tensorrt*/trtexec*",
 )
 
 WITH_SYMBOLS = ("ml_dtypes", "uvloop", "httptools")
 """35 MB of debug symbols."""
+
+LEAN = """\
+import sys
+
+import tensorrt_lean
+
+sys.modules[__name__] = tensorrt_lean
+"""
+"""The lean runtime has the names of `tensorrt` that load and run a plan, under another module's name."""
 
 ENTRY = """\
 #!/opt/trt-action/bin/python3 -P
@@ -62,6 +69,8 @@ def main() -> None:
                 shutil.rmtree(path)
             elif path.exists():
                 path.unlink()
+    if (site / "tensorrt_lean").is_dir() and not (site / "tensorrt").is_dir():
+        (site / "tensorrt.py").write_text(LEAN)
     _strip(site)
     for cache in sorted(site.rglob("__pycache__")):
         shutil.rmtree(cache)
