@@ -41,10 +41,25 @@ def test_what_is_encoded_is_decoded(dtype: str, binary: bool) -> None:
     answered = json.loads(content[: int(size)] if size else content)
     request = json.dumps({"inputs": answered["outputs"]}).encode()
     tail = content[int(size) :] if size else b""
-    found = decode.question(memoryview(request + tail), len(request), {"x": wanted}, Y)
+    found = decode.Decoder({"x": wanted}, Y).question(memoryview(request + tail), len(request))
     assert found.feeds["x"].dtype == (object if dtype == "string" else wanted.stored)
     np.testing.assert_array_equal(found.feeds["x"], array)
     assert found.feeds["x"].flags.aligned
+
+
+def test_the_same_json_with_other_elements_and_with_other_lengths() -> None:
+    """A request that was read once is remembered without its elements."""
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    head = json.dumps({"inputs": [entry]}).encode()
+    decoder = decode.Decoder(X, Y)
+    for values in ([1, 2], [3, 4]):
+        x = np.array([values], np.float32)
+        np.testing.assert_array_equal(decoder.question(memoryview(head + x.tobytes()), len(head)).feeds["x"], x)
+    for wrong in (b"", b"x" * 7, b"x" * 9):
+        assert tried(decoder.question, memoryview(head + wrong), len(head)) == 400
+    for n in range(2 * decode.MAX_PLANS):
+        other = json.dumps({"id": str(n), "inputs": [entry]}).encode()
+        assert decoder.question(memoryview(other + x.tobytes()), len(other)).id == str(n)
 
 
 def test_bfloat16_crosses_as_its_own_bytes() -> None:
@@ -98,7 +113,7 @@ HOSTILE: list[tuple[bytes, int | None]] = [
 @pytest.mark.parametrize(("data", "json_bytes"), HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_bodies_are_refused(data: bytes, json_bytes: int | None) -> None:
     with pytest.raises(RefusedError) as caught:
-        decode.question(memoryview(data), json_bytes, X, Y)
+        decode.Decoder(X, Y).question(memoryview(data), json_bytes)
     assert caught.value.status == 400
 
 
@@ -134,14 +149,14 @@ def tried(function: Callable[..., Any], *arguments: Any) -> Any:
 @given(document=DOCUMENT, tail=st.binary(max_size=12), size=st.none() | st.integers(0, 200))
 def test_any_document_is_answered_or_refused(document: Any, tail: bytes, size: int | None) -> None:
     head = json.dumps(document).encode()
-    found = tried(decode.question, memoryview(head + tail), len(head) if size is None else size, X, Y)
+    found = tried(decode.Decoder(X, Y).question, memoryview(head + tail), len(head) if size is None else size)
     assert found == 400 or found.feeds["x"].dtype == np.float32
 
 
 @given(data=st.binary(max_size=64), size=st.none() | st.integers(0, 80))
 def test_any_bytes_are_answered_or_refused(data: bytes, size: int | None) -> None:
     for dtype in DTYPES:
-        found = tried(decode.question, memoryview(data), size, ports(dtype), Y)
+        found = tried(decode.Decoder(ports(dtype), Y).question, memoryview(data), size)
         assert found == 400 or found.feeds["x"].shape[1] == 2
 
 

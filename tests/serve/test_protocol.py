@@ -236,7 +236,12 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/v2/models/of_float32/infer", {"inputs": [tensor_of()], "outputs": [{"name": "q"}]}, 400, "Output 'q'"),
     ("/v2/models/of_float32/infer", {"inputs": [tensor_of()], "parameters": {"timeout": "x"}}, 400, "timeout"),
     ("/v2/models/of_float32/infer", {"inputs": [tensor_of(parameters={"shared_memory_region": "r"})]}, 400, "Shared"),
-    ("/v2/models/of_float32/infer", {"inputs": [tensor_of(parameters={"binary_data_size": 12})]}, 400, "not there"),
+    (
+        "/v2/models/of_float32/infer",
+        {"inputs": [tensor_of(parameters={"binary_data_size": 12})]},
+        400,
+        "were announced",
+    ),
     ("/v2/models/of_float32/infer", [1], 400, "not a JSON object"),
     ("/v2/repository/models/two/load", {}, 403, "--model-control-mode"),
     ("/v2/nothing", {}, 404, "nothing at this address"),

@@ -95,8 +95,11 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._queue)
 
-    def put(self, call: Call) -> None:
+    def put(self, call: Call, *, alone: bool = False) -> None:
         """Into the queue; `call.ended` is called when it has its outputs or its error.
+
+        Args:
+            alone: nobody else can have asked in the same turn of the event loop, so there is nothing to wait for.
 
         Raises:
             RefusedError: the queue is full.
@@ -106,7 +109,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         call.queued = time.perf_counter_ns()
         self._queue.append(call)
-        if self._idle and not self._scheduled:
+        if alone and self._idle:
+            self._dispatch(loop)
+        elif self._idle and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._dispatch, loop)  # after everything that came in with the same turn of the loop
         elif not self._idle and not self._sweeping:
@@ -115,7 +120,7 @@ class Batcher:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = False
-        while self._idle and (batch := self._take()):
+        while self._idle and self._queue and (batch := self._take()):
             engine = self._idle.pop()
             if self._usual_ns < self._limits.inline_ns:
                 self._done(engine, batch, execute(engine[1], batch, self._limits.pad_to))

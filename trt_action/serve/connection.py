@@ -68,10 +68,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
         self._progress = 0
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if size > self._options.max_header_bytes:
+        received, self._head_bytes = self._head_bytes, 0
+        if received > self._options.max_header_bytes and self._size_of_head() > self._options.max_header_bytes:
             self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         if not self._directly():
@@ -79,12 +78,16 @@ class Connection(HttpToolsProtocol):
         if self._last:
             self.cycle.keep_alive = False
 
+    def _size_of_head(self) -> int:
+        """What was received may be the body as well."""
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
     def _directly(self) -> bool:
         """Start the short way, if this request can take it."""
         if self.url not in self.shared.inference or self.parser.get_method() != b"POST":
             return False
         headers = dict(self.headers)
-        if any(name in headers for name in SPECIAL) or not (self.cycle is None or self.cycle.response_complete):
+        if not SPECIAL.isdisjoint(headers) or not (self.cycle is None or self.cycle.response_complete):
             return False
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         direct = Direct(self.shared, self, self.url, headers, keep_alive=keep_alive)

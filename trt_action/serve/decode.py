@@ -24,6 +24,10 @@ MAX_TENSORS = 1_000
 """Entries of `inputs` and `outputs` that are looked at."""
 
 MAX_ID = 1_000
+MAX_PLANS = 64
+MAX_PLAN_BYTES = 4_096
+"""Most and largest JSON texts that a model remembers."""
+
 MAX_TIMEOUT_US = 10**12
 
 
@@ -41,32 +45,72 @@ class Question:
     timeout_us: int | None = None
 
 
-def question(
-    body: memoryview, json_bytes: int | None, inputs: Mapping[str, Port], outputs: Mapping[str, Port]
-) -> Question:
-    """Decode one request.
+@dataclass(frozen=True)
+class Plan:
+    """What the JSON of a request with binary tensors says: everything but the elements. Clients send the same JSON again
+    and again, so that it need not be read every time."""
 
-    Args:
-        body: the whole body, decompressed.
-        json_bytes: `Inference-Header-Content-Length`; None = all of it, 0 = a raw tensor without JSON.
+    tensors: tuple[tuple[Port, tuple[int, ...], int, int], ...]
+    size: int
+    rest: Question
 
-    Raises:
-        RefusedError: anything is not as the protocol and the model ask for.
-    """
-    if json_bytes is not None and json_bytes > len(body):
-        raise refusal.bad("Inference-Header-Content-Length is more than the body.")
-    if json_bytes == 0:
-        return raw(body, inputs)
-    document = _document(body if json_bytes is None else body[:json_bytes])
-    parameters = _parameters(document)
-    binary = _flag(parameters, "binary_data_output")
-    return Question(
-        _feeds(document, body[json_bytes if json_bytes is not None else len(body) :], inputs),
-        _id(document),
-        _asked(document, outputs, binary),
-        binary,
-        _timeout(parameters),
-    )
+    def question(self, tail: memoryview) -> Question:
+        """Raises:
+        RefusedError: the binary data are not what was announced.
+        """
+        if len(tail) != self.size:
+            raise refusal.bad(f"{len(tail)} bytes of binary data are there; {self.size} were announced.")
+        rest = self.rest
+        feeds = dict(rest.feeds)
+        for port, shape, start, stop in self.tensors:
+            feeds[port.name] = from_bytes(port, shape, tail[start:stop])
+        return Question(feeds, rest.id, rest.outputs, rest.binary, rest.timeout_us)
+
+
+class Decoder:
+    """Requests of one model."""
+
+    def __init__(self, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> None:
+        self._inputs = inputs
+        self._outputs = outputs
+        self._plans: dict[bytes, Plan] = {}
+
+    def question(self, body: memoryview, json_bytes: int | None) -> Question:
+        """Decode one request.
+
+        Args:
+            body: the whole body, decompressed.
+            json_bytes: `Inference-Header-Content-Length`; None = all of it, 0 = a raw tensor without JSON.
+
+        Raises:
+            RefusedError: anything is not as the protocol and the model ask for.
+        """
+        if json_bytes is None:
+            json_bytes = len(body)
+        elif json_bytes == 0:
+            return raw(body, self._inputs)
+        elif json_bytes > len(body):
+            raise refusal.bad("Inference-Header-Content-Length is more than the body.")
+        head, tail = body[:json_bytes], body[json_bytes:]
+        if json_bytes > MAX_PLAN_BYTES or not tail:
+            return self._read(head).question(tail)
+        text = bytes(head)
+        plan = self._plans.get(text)
+        if plan is None:
+            plan = self._read(head)
+            if not plan.rest.feeds:
+                if len(self._plans) >= MAX_PLANS:
+                    self._plans.clear()
+                self._plans[text] = plan
+        return plan.question(tail)
+
+    def _read(self, text: memoryview) -> Plan:
+        document = _document(text)
+        parameters = _parameters(document)
+        binary = _flag(parameters, "binary_data_output")
+        feeds, tensors, size = _tensors(document, self._inputs)
+        asked = _asked(document, self._outputs, binary)
+        return Plan(tensors, size, Question(feeds, _id(document), asked, binary, _timeout(parameters)))
 
 
 def raw(body: memoryview, inputs: Mapping[str, Port]) -> Question:
@@ -99,8 +143,12 @@ def _document(text: memoryview) -> dict[str, Any]:
     return document
 
 
-def _feeds(document: Mapping[str, Any], tail: memoryview, inputs: Mapping[str, Port]) -> dict[str, Array]:
+def _tensors(
+    document: Mapping[str, Any], inputs: Mapping[str, Port]
+) -> tuple[dict[str, Array], tuple[tuple[Port, tuple[int, ...], int, int], ...], int]:
+    """Inputs that are there as JSON; where the others are in the binary data; and how long those are together."""
     feeds: dict[str, Array] = {}
+    tensors = []
     given = _list(document.get("inputs"), "inputs")
     check_names(inputs, [_name(tensor) for tensor in given])
     at = 0
@@ -112,14 +160,12 @@ def _feeds(document: Mapping[str, Any], tail: memoryview, inputs: Mapping[str, P
         size = _binary_size(tensor, wanted)
         if size is None:
             feeds[wanted.name] = from_json(wanted, shape, tensor.get("data"))
+        elif "data" in tensor:
+            raise refusal.bad(f"Input {shown(wanted.name)} has `data` and binary data.")
         else:
-            if "data" in tensor or at + size > len(tail):
-                raise refusal.bad(f"The binary data of input {shown(wanted.name)} are not there as announced.")
-            feeds[wanted.name] = from_bytes(wanted, shape, tail[at : at + size])
+            tensors.append((wanted, shape, at, at + size))
             at += size
-    if at != len(tail):
-        raise refusal.bad(f"{len(tail) - at} bytes follow the announced binary data.")
-    return feeds
+    return feeds, tuple(tensors), at
 
 
 def from_json(wanted: Port, shape: tuple[int, ...], data: object) -> Array:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trt_action.serve.app import App
     from trt_action.serve.connection import Connection
 
-SPECIAL = (b"content-encoding", b"expect", b"upgrade")
+SPECIAL = frozenset({b"content-encoding", b"expect", b"upgrade"})
 """A request with one of these headers goes over ASGI."""
 
 _STATUS = {
@@ -86,7 +86,7 @@ class Direct(Exchange):
         try:
             model = self.ask(*self._target, memoryview(data), self._connection.gone)
             if self.call is not None:
-                model.infer(self.call, self._computed)
+                model.infer(self.call, self._computed, alone=len(self._connection.connections) == 1)
         except RefusedError as error:
             self._refuse(error)
         except Exception as error:  # noqa: BLE001 - the boundary to the wire: the client gets 500, the log gets the rest

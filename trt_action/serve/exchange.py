@@ -10,7 +10,7 @@ import orjson
 
 from trt_action.serve import refusal, trace
 from trt_action.serve.batching import Call, nobody
-from trt_action.serve.decode import Question, question
+from trt_action.serve.decode import Question
 from trt_action.serve.encode import JSON, Headers, answer
 from trt_action.serve.model import Model
 from trt_action.serve.refusal import RefusedError
@@ -56,7 +56,7 @@ class Exchange:
         """
         self.bytes_in = len(data)
         model = self.model = self.app.repository.get(name, version)
-        self.start(model, question(data, self._json_bytes(len(data)), model.inputs, model.outputs), gone)
+        self.start(model, model.decoder.question(data, self._json_bytes(len(data))), gone)
         return model
 
     def start(

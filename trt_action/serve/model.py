@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from trt_action.serve.batching import Batcher, Call, Limits
+from trt_action.serve.decode import Decoder
 from trt_action.serve.folder import Served
 from trt_action.serve.refusal import RefusedError
 from trt_action.serve.stats import Stats
@@ -37,6 +38,7 @@ class Model:
         self.version = served.place.version
         self.inputs = inputs
         self.outputs = outputs
+        self.decoder = Decoder(inputs, outputs)
         self.batcher = batcher
         self.stats = stats
         self.limits = limits
@@ -44,8 +46,8 @@ class Model:
         self._close = close
         self._empty = asyncio.Event()
 
-    def infer(self, call: Call, ended: Callable[[], None]) -> None:
-        """Run `call` and call `ended`; then its outputs, or its error, and its times are in it.
+    def infer(self, call: Call, ended: Callable[[], None], *, alone: bool = False) -> None:
+        """Run `call` and call `ended`; then its outputs, or its error, and its times are in it. `alone`: `Batcher.put`.
 
         Raises:
             RefusedError: the queue is full.
@@ -53,7 +55,7 @@ class Model:
         self.in_flight += 1
         call.ended = partial(self._ended, ended)
         try:
-            self.batcher.put(call)
+            self.batcher.put(call, alone=alone)
         except RefusedError:
             self._leave()
             raise
