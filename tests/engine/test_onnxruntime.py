@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.engine.conftest import F32, Save
 from trt_action import engine
 from trt_action.engine.backend import Loadable, RuntimeOptions, Session, infer
-from trt_action.engine.onnxruntime import ENGINE, ENGINE_DATA, OnnxRuntimeBackend
+from trt_action.engine.onnxruntime import ENGINE, ENGINE_DATA, OnnxRuntimeBackend, _refusal
 from trt_action.errors import BackendUnavailableError, BuildError, DataError, OutOfMemoryError, StorageError
 
 ONE = RuntimeOptions(threads=1)
@@ -299,3 +299,15 @@ def test_a_worker_that_imports_the_backend_imports_little_else() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_an_operator_without_a_kernel_of_its_type_on_cuda(save: Save) -> None:
+    """ONNX Runtime's words as it says them on a GPU."""
+    said = RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : Provider type for GlobalAveragePool node with name 'pool' is not set."
+    )
+    path = save(inputs=[X], outputs=[Y], nodes=[IN_BF16[0], node("Relu", ["a"], ["b"]), IN_BF16[1]], opset=13)
+    error = _refusal(onnxruntime, said, path, "build", (path,), RuntimeOptions(device="cuda:0"))
+    assert isinstance(error, BuildError)
+    assert "no CUDA implementation of operator `GlobalAveragePool` in node `pool` in bfloat16" in error.what
+    assert "exclude-nodes" in error.fix

@@ -234,12 +234,19 @@ def _refusal(
     if operator := ort_words.unsupported_operator(error):
         name, version, node = operator
         where = f" in node {quote(node)}" if node else ""
+        bfloat16 = onnx_files.computes_in_bfloat16(path)
+        export = (
+            "Export the model to an opset and operators that ONNX Runtime supports "
+            "(onnxruntime.ai/docs/reference/compatibility.html); custom operators are not loaded."
+        )
         return BuildError(
-            f"{runtime} has no {'CPU' if options.gpu is None else 'CUDA or CPU'} implementation of operator "
-            f"{quote(name)}{version}{where}.",
+            f"{runtime} has no {'CPU' if options.gpu is None else 'CUDA'} implementation of operator "
+            f"{quote(name)}{version}{where}{' in bfloat16' if bfloat16 else ''}.",
             why=f"In its own words: {words}",
-            fix="Export the model to an opset and operators that ONNX Runtime supports "
-            "(onnxruntime.ai/docs/reference/compatibility.html); custom operators are not loaded.",
+            fix="Its CUDA kernels know bfloat16 for some operators only: use `precision: fp16` or `tf32` with this "
+            "backend, or keep the operator out with `exclude-nodes`."
+            if bfloat16
+            else export,
         )
     return BuildError(
         f"{runtime} cannot {verb} {quote(path.name)}: {words}",

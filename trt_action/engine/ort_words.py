@@ -18,6 +18,8 @@ _UNSUPPORTED = (
     ),
     re.compile(r"No Op registered for (?P<op>[\w.:]+) with domain_version of (?P<version>\d+)"),
     re.compile(r"(?P<op>[\w.:]+)\((?P<version>-?\d+)\) is not a registered function/op"),
+    # The optimiser made a node that no provider has a kernel for, e.g. on CUDA in bfloat16.
+    re.compile(r"Provider type for (?P<op>[\w.:]+) node with name '(?P<node>[^']*)' is not set"),
 )
 _OUT_OF_MEMORY = (
     "bad_alloc",
@@ -50,8 +52,9 @@ def unsupported_operator(error: BaseException) -> tuple[str, str, str] | None:
     """Operator (`domain:Type`), ` (version n)` or nothing, and node name, if that is what the exception is about."""
     for pattern in _UNSUPPORTED:
         if found := pattern.search(str(error)):
-            version = f" (version {found['version']})" if int(found["version"]) > 0 else ""
-            return found["op"], version, found.groupdict().get("node") or ""
+            parts = found.groupdict()
+            version = f" (version {parts['version']})" if int(parts.get("version") or 0) > 0 else ""
+            return found["op"], version, parts.get("node") or ""
     return None
 
 
