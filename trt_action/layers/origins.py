@@ -24,13 +24,16 @@ _WITHOUT_SUM = 3
 """Inputs of a convolution: data, weights, bias."""
 
 
-def trace(engine: Sequence[Node], source: Graph, *, whole: frozenset[str]) -> dict[int, tuple[str, ...]]:
+def trace(
+    engine: Sequence[Node], source: Graph, *, products: frozenset[str], conversions: frozenset[str]
+) -> dict[int, tuple[str, ...]]:
     """Names of the source's nodes by index into `engine`. A node that was duplicated has several owners.
 
-    `whole` names operators that are never a part of a taken-apart function: products and conversions.
+    `products` and `conversions` name operators of the engine: none of them is a part of a function that was taken apart,
+    and a conversion does no other node's work.
     """
-    seeds = _seeds(engine, source)
-    _pieces(seeds, engine, source, whole)
+    seeds = _seeds(engine, source, conversions)
+    _pieces(seeds, engine, source, products | conversions)
     owners: dict[str, tuple[int, ...]] = {}
     for index, names in seeds.items():
         for name in names:
@@ -44,13 +47,15 @@ def trace(engine: Sequence[Node], source: Graph, *, whole: frozenset[str]) -> di
     return {index: tuple(dict.fromkeys(names)) for index, names in found.items()}
 
 
-def _seeds(engine: Sequence[Node], source: Graph) -> dict[int, list[str]]:
-    names = {node.name for node in source.nodes}
+def _seeds(engine: Sequence[Node], source: Graph, conversions: frozenset[str]) -> dict[int, list[str]]:
+    names = {node.name: node.op for node in source.nodes}
     makers = {tensor: node.name for node in source.nodes for tensor in node.outputs if tensor}
     found = {}
     for index, node in enumerate(engine):
         hints = [hint for written in (node.name, *node.outputs) for hint in _hints(written)]
         known = [name for hint in hints for name in (hint if hint in names else None, makers.get(hint)) if name]
+        if node.op in conversions:  # that the tensor it converts has a name says nothing about who made it
+            known = [name for name in known if names[name] == node.op]
         if known:
             found[index] = list(dict.fromkeys(known))
     return found

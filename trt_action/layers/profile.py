@@ -56,7 +56,7 @@ def parse(document: str, iterations: int, engine: Graph, source: Graph) -> list[
     first = {label(event): event for run in reversed(runs) for event in reversed(run)}
     where = {f"{node.op}_{index}": index for index, node in enumerate(engine.nodes)}  # what a nameless node is called
     where |= {node.name: index for index, node in enumerate(engine.nodes)}
-    origins = trace(engine.nodes, source, whole=_CONVERSIONS | _PRODUCTS | _LAYOUT)
+    origins = trace(engine.nodes, source, products=_PRODUCTS, conversions=_CONVERSIONS | _LAYOUT)
     operators = {node.name: node.op for node in source.nodes}
     layers = []
     for name, event in sorted(first.items(), key=lambda item: item[1]["ts"]):
@@ -128,8 +128,6 @@ def _layer(
     inputs, outputs = _formats(event, "input_type_shape"), _formats(event, "output_type_shape")
     provider = _argument(event, "provider").removesuffix("ExecutionProvider")
     role = _role(kind, nodes, operators)
-    if role == "convert":  # its name may tell whose tensor it converts: it does none of that node's work
-        nodes = tuple(node for node in nodes if operators.get(node) == kind)
     return ParsedLayer(
         name=name,
         kind=kind,
