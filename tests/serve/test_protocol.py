@@ -240,7 +240,7 @@ BAD: list[tuple[str, Any, int, str]] = [
         "/v2/models/of_float32/infer",
         {"inputs": [tensor_of(parameters={"binary_data_size": 12})]},
         400,
-        "were announced",
+        "binary data",
     ),
     ("/v2/models/of_float32/infer", [1], 400, "not a JSON object"),
     ("/v2/repository/models/two/load", {}, 403, "--model-control-mode"),
