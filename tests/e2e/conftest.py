@@ -49,7 +49,7 @@ def action_image() -> Iterator[str]:
         docker("info", timeout=30)
     except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
         pytest.skip("no Docker engine answers `docker info`")
-    base = os.environ.get("TRT_ACTION_BASE_IMAGE") or _stand_in()
+    base = os.environ.get("TRT_ACTION_BASE_IMAGE") or stand_in()
     build = ("build", "--quiet", "--build-arg", f"BASE_IMAGE={base}", "--tag", IMAGE, str(ROOT))
     image = docker(*build, timeout=1_500)  # its id: another session of this host may move the tag meanwhile
     had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
@@ -58,7 +58,8 @@ def action_image() -> Iterator[str]:
         docker("volume", "rm", "--force", CACHE_VOLUME)
 
 
-def _stand_in() -> str:
+def stand_in() -> str:
+    """The name of a base image that is on this host, where the real one cannot be pulled."""
     script = ROOT / "tests/e2e/stand_in_base.sh"
     done = subprocess.run([script], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr

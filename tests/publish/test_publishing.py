@@ -247,6 +247,13 @@ def test_a_base_of_another_variant_is_refused(desk: Desk, proxy: Proxy, make: Ma
     assert changes(proxy) == 0
 
 
+def test_a_published_image_is_no_base(desk: Desk) -> None:
+    """It has the label of the base that it was built on, and an engine of its own."""
+    desk.publish()
+    with pytest.raises(errors.SettingsError, match="holds an engine already"):
+        desk.publish(base=replace(desk.target, tag="main"))
+
+
 def test_without_docker_and_without_a_base(desk: Desk) -> None:
     with pytest.raises(errors.SettingsError, match="`publish-mode: registry` builds none"):
         desk.publish(mode="registry", base=replace(desk.target, tag="gone"))

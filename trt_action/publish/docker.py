@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trt_action.console import clean
@@ -62,9 +62,10 @@ def is_there() -> bool:
 
 
 def built(api: APIClient, recipe: Recipe) -> str | None:
-    """The id of the image that was built from this very recipe, if this host has it."""
+    """The id of the image that was built from this very recipe, if this host has it. The label alone would also be that
+    of every image which was published on it."""
     with _words("The engine's images cannot be listed"):
-        found = api.images(filters={"label": f"{labels.RUNTIME}={recipe.digest}"}, quiet=True)
+        found = api.images(f"{LOCAL}:{recipe.tag}", filters={"label": f"{labels.RUNTIME}={recipe.digest}"}, quiet=True)
     return str(found[0]) if found else None
 
 
@@ -92,14 +93,13 @@ def build(api: APIClient, recipe: Recipe, credentials: Credentials | None, *, lo
             decode=True,
             labels={labels.RUNTIME: recipe.digest, labels.VARIANT: recipe.variant},
         )
-        identifier = None
-        for event in stream:
+        identifier, problem = None, ""
+        for event in stream:  # to its end, also after an error: only then is the connection free
             lines += [line for line in str(event.get("stream", "")).splitlines() if clean(line).strip()]
-            if problem := _problem(event):
-                raise _not_built(recipe, problem, lines)
+            problem = problem or _problem(event)
             identifier = event.get("aux", {}).get("ID") or identifier
-    if identifier is None:
-        raise _not_built(recipe, "the engine ended the build without an image", lines)
+    if problem or identifier is None:
+        raise _not_built(recipe, problem or "the engine ended the build without an image", lines)
     return str(identifier)
 
 
@@ -116,15 +116,16 @@ def push(
         if not api.tag(image, target.name, target.tag):
             raise RegistryError(f"The engine does not tag {quote(image)} as {target}.")
         stream = api.push(target.name, tag=target.tag, stream=True, decode=True, auth_config=_auth(credentials))
-        digest = None
+        digest, problem = None, ""
         for event in stream:
-            if problem := _problem(event):
-                raise RegistryError(
-                    f"{target} was not pushed: {quote(problem)}.",
-                    why="These are the words of the Docker engine and of the registry.",
-                    fix="Check `registry-username` and `registry-password` and that they may write to this image.",
-                )
+            problem = problem or _problem(event)
             digest = (event.get("aux") or {}).get("Digest") or digest
+    if problem:
+        raise RegistryError(
+            f"{target} was not pushed: {quote(problem)}.",
+            why="These are the words of the Docker engine and of the registry.",
+            fix="Check `registry-username` and `registry-password` and that they may write to this image.",
+        )
     if not is_digest(str(digest)):
         raise RegistryError(f"The engine pushed {target} and gave no digest.", fix="Update the Docker engine.")
     return str(digest)
@@ -140,16 +141,12 @@ def _have(api: APIClient, base: Reference, credentials: Credentials | None, log:
     log(f"Pulling {base}.")
     with _words(f"The base image {base} cannot be pulled"):
         stream = api.pull(base.name, tag=base.target, stream=True, decode=True, auth_config=_auth(credentials))
-        _raise_problem(stream, base)
-
-
-def _raise_problem(stream: Iterable[Mapping[str, Any]], base: Reference) -> None:
-    for event in stream:
-        if problem := _problem(event):
-            raise RegistryError(
-                f"The base image {base} cannot be pulled: {quote(problem)}.",
-                fix="Correct `base-image`, or pull it to this host before.",
-            )
+        problems = [problem for event in stream if (problem := _problem(event))]
+    if problems:
+        raise RegistryError(
+            f"The base image {base} cannot be pulled: {quote(problems[0])}.",
+            fix="Correct `base-image`, or pull it to this host before.",
+        )
 
 
 def _auth(credentials: Credentials | None) -> dict[str, str] | None:

@@ -106,6 +106,11 @@ def _ready(variant: Variant, asked: Asked, first: Reference, open_registry: Open
         return found  # Triton serves without anything of ours
     if labels.RUNTIME not in found.labels:
         return None
+    if labels.ENGINE_SHA256 in found.labels:
+        raise SettingsError(
+            f"`base-image` {quote(first)} is a published image: it holds an engine already.",
+            fix="Name the runtime base that it was built on (`runtime-…`), or leave `base-image` out.",
+        )
     served = found.labels.get(labels.VARIANT)
     if served != variant.name:
         raise SettingsError(
