@@ -41,18 +41,10 @@ def fewest(ranked: Sequence[Layer], holds: Callable[[Sequence[Layer]], bool]) ->
                 high, found = middle, tuple(ranked[:middle])
             else:
                 low = middle
-        found = _without_needless(found, holds)
+        for layer in found[-2::-1] if len(found) <= PRUNED else ():  # without the last it is known not to hold
+            fewer = tuple(other for other in found if other is not layer)
+            if holds(fewer):
+                found = fewer
     except TimeIsUpError:
         pass
-    return found
-
-
-def _without_needless(found: tuple[Layer, ...], holds: Callable[[Sequence[Layer]], bool]) -> tuple[Layer, ...]:
-    """Without the last one it is known not to hold."""
-    if len(found) > PRUNED:
-        return found
-    for layer in found[-2::-1]:
-        fewer = tuple(other for other in found if other is not layer)
-        if holds(fewer):
-            found = fewer
     return found

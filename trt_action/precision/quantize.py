@@ -173,7 +173,28 @@ def _insert(
         use_external_data_format=large.is_large(model),
         extra_options=dict(EXTRA_OPTIONS),
     )
-    return onnx.load(target)
+    quantized = onnx.load(target)
+    _spare_others(quantized, set(targets))
+    return quantized
+
+
+def _spare_others(model: ModelProto, targets: set[str]) -> None:
+    """Who is not quantized reads the exact tensor again: the quantizer puts one Q/DQ pair in front of every reader of a
+    tensor, excluded nodes and residual connections included. Results of targets stay rounded for every reader: ONNX
+    Runtime computes in int8 only where its result is quantized too."""
+    makers = {output: node.name for node in model.graph.node for output in node.output}
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    exact = {
+        node.output[0]: sources[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in sources
+        and makers.get(sources[node.input[0]]) not in targets
+    }
+    for node in model.graph.node:
+        if node.name not in targets:
+            for index, name in enumerate(node.input):
+                node.input[index] = exact.get(name, name)
 
 
 def _check_op_types(recipe: Recipe) -> None:

@@ -61,6 +61,8 @@ class Hunt:
         self._start = time.monotonic()
         self._done: list[SearchTrial] = []
         self._rule = ""
+        self._hopeless = ""
+        """Why no layer can help."""
         self.notes: list[str] = []
 
     def attempt(self, recipe: Recipe) -> Outcome:
@@ -74,7 +76,7 @@ class Hunt:
         try:
             if self._trial(recipe, (), ranges):
                 return Outcome(recipe, (), self._enough(recipe, 0))
-            if recipe.precision in precision.UNCHANGED:
+            if recipe.precision in precision.UNCHANGED or self._hopeless:
                 return Outcome(recipe, (), False)
             layers = self._rank(recipe, ranges)
             kept = fewest(layers, lambda chosen: self._trial(recipe, chosen, ranges))
@@ -121,7 +123,13 @@ class Hunt:
     def _rank(self, recipe: Recipe, ranges: Path) -> tuple[SensitiveLayer, ...]:
         seconds = RANK_SHARE * self._limit()
         layers = precision.rank(
-            self._model, recipe, self._ranking, self._folder, seconds=seconds, ranges=ranges, progress=self._progress
+            self._model,
+            recipe,
+            self._ranking,
+            self._folder,
+            seconds=seconds,
+            ranges=ranges,
+            progress=self._told("ranking"),
         )
         if late := sum(not layer.measured for layer in layers):
             self.notes.append(f"There was no time to rank {late} of {len(layers)} layers; they come last.")
@@ -130,7 +138,8 @@ class Hunt:
     def _trial(self, recipe: Recipe, kept: Sequence[SensitiveLayer], ranges: Path) -> bool:
         """Make, judge and record one candidate; whether its accuracy holds."""
         limit, start = self._limit(), time.monotonic()
-        label = recipe.precision + (f" with {len(kept)} layers kept" if kept else "")
+        label = f"candidate {len(self._done) + 1}, {recipe.precision}"
+        label += f" with {len(kept)} layer{'s' if len(kept) > 1 else ''} kept" if kept else ""
         names = tuple(name for layer in kept for name in layer.exclude)
         candidate = dataclasses.replace(recipe, exclude_nodes=(*recipe.exclude_nodes, *names))
         folder = self._folder / "candidate"
@@ -159,11 +168,22 @@ class Hunt:
                 raise
             return self._add(recipe, kept, start, holds=False, note=error.what)
         holds, self._rule = judged(self._settings, found)
+        self._look_at_reference(found)
         return self._add(recipe, kept, start, holds=holds, found=found, proof=made.proof)
 
+    def _look_at_reference(self, found: Accuracy) -> None:
+        asked, task = self._settings.min_accuracy, found.task
+        if self._hopeless or asked is None or task is None or task.reference is None or not task.higher_is_better:
+            return
+        if task.reference.estimate < asked.value - _ROUNDING:
+            self._hopeless = (
+                f"`min-accuracy: {asked}` cannot be reached by any precision: the FP32 reference itself has "
+                f"{task.reference.estimate:.4g} on these data."
+            )
+            self.notes.append(self._hopeless)
+
     def _told(self, label: str) -> Progress:
-        number = len(self._done) + 1
-        return lambda text, share: self._progress(f"candidate {number} ({label}): {text}", share)
+        return lambda text, share: self._progress(f"{label}: {text}", share)
 
     def _add(
         self,
