@@ -15,6 +15,7 @@ from trt_action.serve.flags import Options
 from trt_action.serve.log import Log
 from trt_action.serve.refusal import RefusedError
 from trt_action.serve.repository import Repository
+from trt_action.serve.spans import Spans
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
@@ -32,12 +33,15 @@ _SUFFIX = "/infer"
 class App:
     """What all requests share. An ASGI application for everything that `direct` leaves."""
 
-    def __init__(self, repository: Repository, options: Options, log: Log, token: bytes | None) -> None:
+    def __init__(
+        self, repository: Repository, options: Options, log: Log, token: bytes | None, spans: Spans | None = None
+    ) -> None:
         from trt_action.serve.routes import routes
 
         self.repository = repository
         self.options = options
         self.log = log
+        self.spans = spans
         self.errors: Counter[str] = Counter()
         """Refused requests by cause, of all models and of none."""
         self.in_flight = 0

@@ -112,6 +112,8 @@ class Exchange:
                 model.stats.failed(self.cause or "cancelled", now - self.arrived)
         if app.log.style != "off" and not (self.status == 200 and self.path in QUIET):
             app.log.request(self._logged(now))
+        if app.spans is not None:
+            app.spans.record(self, now)
         if call is not None:
             call.ended = nobody  # it refers to us: without this, only the garbage collector would free the tensors
         self.call = self.asked = None

@@ -20,7 +20,7 @@ import uvloop
 
 from trt_action.errors import BackendUnavailableError, SettingsError, TrtActionError
 from trt_action.inputs import open_regular, quote
-from trt_action.serve import connection
+from trt_action.serve import connection, spans
 from trt_action.serve.app import App
 from trt_action.serve.connection import Connection
 from trt_action.serve.flags import ENVIRONMENT, Options
@@ -48,7 +48,8 @@ def run(options: Options) -> None:
 async def _serve(options: Options) -> None:
     log = Log(options.access_log)
     repository = Repository(options, log.say)
-    app = App(repository, options, log, _token(options))
+    recorded = spans.spans(os.environ)
+    app = App(repository, options, log, _token(options), recorded)
     listener = _listen(options)
     server = _server(app, options)
     app.connections = lambda: len(server.server_state.connections)
@@ -82,6 +83,8 @@ async def _serve(options: Options) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(repository.close(), timeout=max(LAST_SECONDS, stopping.left()))
     log.flush()
+    if recorded is not None:
+        await asyncio.to_thread(recorded.close)
     if failure is not None:
         raise failure
     log.say("Stopped.")
