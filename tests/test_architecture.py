@@ -46,6 +46,8 @@ GROUND = {
     "console",
     "container",
     "http",
+    "rest",
+    "discussion",
     "ownership",
     "__init__",
 }

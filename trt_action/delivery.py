@@ -256,4 +256,4 @@ def _run_of_evidence(job: Job) -> Run:
         started = datetime.fromisoformat(str(measured.get("run_started_at"))).timestamp()
     except ValueError:
         started = job.started
-    return Run.of({name: str(value) for name, value in numbers.items()}, started)
+    return comments.run_of({name: str(value) for name, value in numbers.items()}, started)

@@ -11,9 +11,10 @@ from typing import Any
 import requests
 
 from trt_action import errors
+from trt_action.discussion import Run
 from trt_action.evidence import Source
+from trt_action.github import comment as comments
 from trt_action.github.api import Client
-from trt_action.github.comment import Run
 from trt_action.github.event import Activity
 from trt_action.github.inputs import ActionInputs
 from trt_action.model import base as bases
@@ -62,7 +63,7 @@ class Job:
 
     def run(self) -> Run:
         """Who writes: stamped into the comment."""
-        return Run.of(self.env, self.started)
+        return comments.run_of(self.env, self.started)
 
     def client(self, log: Callable[[str], None]) -> Client | None:
         """The API with the job's token; None without one."""

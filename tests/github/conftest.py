@@ -72,7 +72,7 @@ def make_client(github: GitHub, time: Time, log: list[str]) -> Iterator[MakeClie
             now=time.now,
             jitter=lambda: 0.0,
             log=log.append,
-            **changes,  # type: ignore[arg-type]
+            **changes,
         )
 
     yield make

@@ -102,15 +102,15 @@ def test_no_connection_at_all(make_client: MakeClient, time: Time) -> None:
 
 
 def test_a_slow_answer_is_cut(github: GitHub, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_action.github.api.READ_SECONDS", 0.05)
-    monkeypatch.setattr("trt_action.github.api.MIN_READ_SECONDS", 0.05)
+    monkeypatch.setattr("trt_action.rest.READ_SECONDS", 0.05)
+    monkeypatch.setattr("trt_action.rest.MIN_READ_SECONDS", 0.05)
     github.faults.append(Fault("GET", "pulls", "slow", seconds=0.5))
     assert make_client().get(PULL)["number"] == 7
     assert [seen.path for seen in github.seen] == [PULL, PULL]
 
 
 def test_an_answer_without_end_is_cut(github: GitHub, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_action.github.api.MAX_BYTES", 1_000)
+    monkeypatch.setattr("trt_action.rest.MAX_BYTES", 1_000)
     with pytest.raises(GitHubError, match="too large"):
         client.get(PULL)
 

@@ -258,4 +258,4 @@ def test_a_body_without_its_marker_is_a_bug(client: Client) -> None:
     ],
 )
 def test_the_run_that_the_runner_names(env: dict[str, str], run: Run) -> None:
-    assert Run.of(env, 1_234.5) == run
+    assert comment.run_of(env, 1_234.5) == run
