@@ -19,7 +19,7 @@ FROM system AS requirements
 ARG VARIANT=onnxruntime
 WORKDIR /build
 COPY pyproject.toml image/requirements.py ./
-RUN python3 requirements.py "${VARIANT}" action publish > requirements.txt
+RUN python3 requirements.py "${VARIANT}" action publish sbom serve > requirements.txt
 
 # The libraries: our own code does not touch this layer.
 FROM system AS libraries
