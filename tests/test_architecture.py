@@ -29,6 +29,8 @@ STORY = [
     "publish",
     "deploy",
     "github",
+    "gitlab",
+    "doctor",
 ]
 GROUND = {
     "errors",

@@ -192,6 +192,38 @@ class NotPublishedError(TrtActionError):
     default_fix = "See the comment or the report of the run; publish again once every rule holds."
 
 
+class DeployError(TrtActionError):
+    """A cluster refused a request, or what was rolled out did not come up or hold and was put back.
+
+    Args:
+        status: the HTTP status of the cluster's refusal; 0 if it did not answer, or if nothing was refused.
+    """
+
+    exit_code = 17
+    title = "Not deployed"
+    default_fix = "Look at the workload with `kubectl describe` and at its events; then deploy again."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int = 0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+
+
+class GitLabError(TrtActionError):
+    """GitLab's API refused a request, or could not be reached within the time limit.
+
+    Args:
+        status: the HTTP status; 0 if there was no answer.
+    """
+
+    exit_code = 18
+    title = "GitLab API"
+    default_fix = "Check the state of the GitLab instance and the role of the token's user, then run the job again."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int = 0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 
