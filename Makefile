@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu lint types docs screenshot bench bench-gate bench-stats bench-publish clean
+.PHONY: help demo test test-gpu modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,7 +14,7 @@ help: ## this list
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,tensorrt-rtx,action,publish,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,tensorrt-rtx,action,publish,serve,grpc,dev]"
 	@touch $@
 
 demo: $(STAMP) ## the main job on real data: verdict, comment, evidence, report
@@ -28,6 +28,17 @@ test-gpu: ## what needs a GPU, on the one that is here (GPU_PACKAGES=tensorrt fo
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2" $(GPU_PACKAGES)
 	TRT_ACTION_GPU_REPORT=build/gpu-report $(GPU_VENV)/bin/python -m pytest -m gpu $(PYTEST_ARGS)
+
+MODELOPT := .modelopt
+$(MODELOPT)/.installed: tests/precision/modelopt.txt
+	$(PYTHON) -m venv $(MODELOPT)
+	$(MODELOPT)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+modelopt: $(MODELOPT)/.installed ## NVIDIA ModelOpt in an environment of its own (2 GB on disk)
+
+test-modelopt: $(STAMP) modelopt ## the vendor's toolchain for fp16, bf16, int8, fp8 and int4, for real
+	MODELOPT_PYTHON=$(abspath $(MODELOPT))/bin/python $(BIN)/python -m pytest -m modelopt $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: format and rules
 	$(BIN)/ruff format --check .
@@ -56,5 +67,11 @@ bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth,
 bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks.md (~3 min; needs Docker's engine and docker-registry)
 	$(BIN)/python benchmarks/publish.py --write docs/benchmarks.md
 
+bench-serve: $(STAMP) ## the server beside a bare Starlette app, into docs/benchmarks.md (~6 min; needs wrk and two CPUs)
+	$(BIN)/python benchmarks/serve.py --write docs/benchmarks.md
+
+bench-search: $(STAMP) ## the search and both toolchains on three networks, into docs/precision.md (~10 min; MODELOPT_PYTHON adds ModelOpt)
+	$(BIN)/python benchmarks/search.py --write docs/precision.md
+
 clean: ## remove what make has made
-	rm -rf $(VENV) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MODELOPT) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,7 +57,8 @@ class App:
         self._routes = routes(self)
         repository.on_change = self._changed
         self.connections: Callable[[], int] = lambda: 0
-        """How many are open; the server knows."""
+        self.refused_connections: Callable[[], int] = lambda: 0
+        """How many are open, and were closed for a limit; the server knows."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

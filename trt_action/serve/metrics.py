@@ -90,6 +90,9 @@ class _Server(Collector):
         for cause, count in app.errors.items():
             errors.add_metric([cause], count)
         yield errors
+        refused = CounterMetricFamily("trt_action_connections_refused", "Connections closed for a limit.")
+        refused.add_metric([], app.refused_connections())
+        yield refused
         loads = CounterMetricFamily(
             "trt_action_model_loads", "Loads and reloads by result.", labels=["model", "result"]
         )

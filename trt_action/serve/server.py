@@ -53,6 +53,7 @@ async def _serve(options: Options) -> None:
     listener = _listen(options)
     server = _server(app, options)
     app.connections = lambda: len(server.server_state.connections)
+    app.refused_connections = lambda: Connection.refused
     remote = _grpc(app)
     if remote is not None:
         await remote.start()
