@@ -84,9 +84,10 @@ def search(
 def of_base(draft: Draft, work: Work, own: Settings) -> tuple[Settings, bool]:
     """Settings of a base, and whether names of nodes that it lacks are passed over. A base is never searched: one whose
     settings ask for it is built with head's recipe, so that both sides differ by their models alone."""
-    s = work.settings
-    if s.base_precision is not None or not wanted(own) or own.precision not in ("auto", s.precision):
+    head = draft.built["head"].record
+    if work.settings.base_precision is not None or not wanted(own) or own.precision not in ("auto", head.precision):
         return own, False
-    if draft.search is None:
+    if head.search is None:
         draft.warnings.append("The base's settings ask for a search; it is built with head's recipe instead.")
-    return own.model_copy(update={"precision": s.precision, "exclude_nodes": s.exclude_nodes}), True
+    kept = tuple(head.recipe.get("exclude_nodes", ()))
+    return own.model_copy(update={"precision": head.precision, "exclude_nodes": kept}), True

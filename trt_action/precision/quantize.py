@@ -6,7 +6,7 @@ bias in float32. fp8 is `fp8.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def plan(model: ModelProto, recipe: Recipe, folder: Path, tell: Callable[[str], 
         SettingsError: an operator that cannot be quantized, a node that is not there.
         PrecisionError: an opset that cannot be raised.
     """
-    _check_op_types(recipe)
+    check_op_types(recipe, _known_op_types(recipe.precision))
     model = graphs.raise_opset(model, LEAST_OPSET[recipe.precision], recipe.precision)
     excluded = graphs.matching(model.graph, recipe.exclude_nodes, lenient=recipe.lenient)
     tell("folding constants")
@@ -197,17 +197,26 @@ def _spare_others(model: ModelProto, targets: set[str]) -> None:
                 node.input[index] = exact.get(name, name)
 
 
-def _check_op_types(recipe: Recipe) -> None:
+def _known_op_types(precision: str) -> set[str]:
     from onnxruntime.quantization.registry import QDQRegistry
 
-    known = sorted(QDQRegistry) if recipe.precision == "int8" else sorted(graphs.COMPUTE)
+    return set(QDQRegistry) if precision == "int8" else set(graphs.COMPUTE)
+
+
+def check_op_types(recipe: Recipe, known: Collection[str]) -> None:
+    """Every operator of the recipe is one that its toolchain knows.
+
+    Raises:
+        SettingsError: names the nearest one.
+    """
     for name in recipe.op_types:
         if name not in known:
             close = nearest(name, known)
+            allowed = f"Allowed are: {', '.join(sorted(known))}." if len(known) < 60 else "ONNX has no such operator."
             raise SettingsError(
                 f"`op-types` names {quote(name)}, which {recipe.precision} cannot quantize.",
-                why=f"Allowed are: {', '.join(known)}.",
-                fix=f"Did you mean {quote(close)}?" if close else "Take names from that list.",
+                why=allowed,
+                fix=f"Did you mean {quote(close)}?" if close else "Name operators as Netron shows them, e.g. `MatMul`.",
             )
 
 
