@@ -7,9 +7,9 @@ Inputs that are settings (`model`, `precision`, …) are read by `settings.load`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from pydantic import SecretStr
 
@@ -17,16 +17,13 @@ from trt_action.errors import SettingsError
 from trt_action.publish import wanted
 from trt_action.publish.wanted import Wanted
 from trt_action.report import marker
-from trt_action.settings import units
+from trt_action.settings import reader
 from trt_action.settings.options import ACTION_BY_NAME, BY_NAME
-from trt_action.settings.values import BadValueError, nearest, shown
+from trt_action.settings.reader import Reader
+from trt_action.settings.values import nearest, shown
 
 PREFIX = "INPUT_"
-MAX_TEXT = 1_000
 _GPUS = re.compile(r"auto|none|all|(\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,80})(,(\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,80}))*")
-_REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?")
-_IMAGE = re.compile(r"[a-z0-9]+([._/-]+[a-z0-9]+)*")
-_TOKEN = re.compile(r"[!-~]{1,2000}")
 
 Comment = Literal["auto", "true", "false", "changes-only"]
 CheckKind = Literal["false", "check", "status"]
@@ -65,25 +62,26 @@ def read(env: Mapping[str, str]) -> ActionInputs:
         SettingsError: an input that does not exist (names the nearest one that does), or a value that it cannot take.
     """
     _refuse_unknown(env)
-    token = _text(env, "github-token", _TOKEN, "a token without spaces", secret=True)
+    asked = Reader(lambda name: _given(env, name), "input", str, "the workflow")
+    token = asked.text("github-token", reader.TOKEN, "a token without spaces", secret=True)
     return ActionInputs(
         token=SecretStr(token) if token else None,
-        activity=_choice(env, "activity"),
-        comment=cast(Comment, _choice(env, "comment")),
-        comment_id=_comment_id(env),
-        report_only=_boolean(env, "report-only"),
-        allow_untrusted_fork=_boolean(env, "allow-untrusted-fork"),
-        check_run=cast(CheckKind, _choice(env, "check-run")),
-        summary=_boolean(env, "summary"),
-        evidence=_lines(env, "evidence"),
-        gpu=_text(env, "gpu", re.compile(r"[\w .()/+-]{1,100}"), "part of a GPU's name, or an architecture"),
-        gpus=_text(env, "gpus", _GPUS, "`auto`, `none`, `all`, or indexes or UUIDs, comma-separated") or "auto",
-        gpu_lock_timeout=_seconds(env, "gpu-lock-timeout"),
-        registry=_text(env, "registry", _REGISTRY, "a host name, with a port if needed, e.g. `ghcr.io`"),
-        image=_text(env, "image", _IMAGE, "a lower-case image name such as `acme/digits`, without registry and tag"),
-        push=cast(Push, _choice(env, "push")),
+        activity=asked.choice("activity"),
+        comment=cast(Comment, asked.choice("comment")),
+        comment_id=asked.comment_id(marker),
+        report_only=asked.boolean("report-only"),
+        allow_untrusted_fork=asked.boolean("allow-untrusted-fork"),
+        check_run=cast(CheckKind, asked.choice("check-run")),
+        summary=asked.boolean("summary"),
+        evidence=asked.lines("evidence"),
+        gpu=asked.gpu(),
+        gpus=asked.text("gpus", _GPUS, "`auto`, `none`, `all`, or indexes or UUIDs, comma-separated") or "auto",
+        gpu_lock_timeout=asked.seconds("gpu-lock-timeout"),
+        registry=asked.registry(),
+        image=asked.image(),
+        push=cast(Push, asked.choice("push")),
         publish=wanted.read(lambda name: _given(env, name)),
-        on_inconclusive=cast(OnInconclusive, _choice(env, "on-inconclusive")),
+        on_inconclusive=cast(OnInconclusive, asked.choice("on-inconclusive")),
     )
 
 
@@ -113,68 +111,3 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
 
 def _given(env: Mapping[str, str], name: str) -> str:
     return env.get(variable(name), "").strip()
-
-
-def _choice(env: Mapping[str, str], name: str) -> str:
-    row = ACTION_BY_NAME.get(name) or BY_NAME[name]
-    text = _given(env, name) or str(row.default)
-    if text not in row.choices:
-        near = nearest(text, row.choices)
-        allowed = ", ".join(f"`{choice}`" for choice in row.choices)
-        raise _refused(name, text, "is not one of its values", allowed, near)
-    return text
-
-
-def _boolean(env: Mapping[str, str], name: str) -> bool:
-    text = _given(env, name)
-    if text not in ("", "true", "false"):
-        raise _refused(name, text, "is not a boolean", "exactly `true` or `false`", nearest(text, ("true", "false")))
-    return text == "true" if text else bool(ACTION_BY_NAME[name].default)
-
-
-def _text(
-    env: Mapping[str, str], name: str, form: re.Pattern[str], allowed: str, *, secret: bool = False
-) -> str | None:
-    text = _given(env, name)
-    if not text:
-        return None
-    if form.fullmatch(text) is None:
-        raise _refused(name, "***" if secret else text, "is malformed", allowed)
-    return text
-
-
-def _comment_id(env: Mapping[str, str]) -> str:
-    text = _given(env, "comment-id") or "default"
-    try:
-        marker(text)
-    except SettingsError as error:
-        raise _refused("comment-id", text, "is malformed", error.fix) from None
-    return text
-
-
-def _lines(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    found = tuple(line.strip() for line in _given(env, name).splitlines() if line.strip())
-    too_long = next((line for line in found if len(line) > MAX_TEXT or not line.isprintable()), None)
-    if too_long is not None:
-        raise _refused(name, too_long, "is malformed", f"printable paths of at most {MAX_TEXT} characters, one a line")
-    return found
-
-
-def _seconds(env: Mapping[str, str], name: str) -> float:
-    text = _given(env, name) or str(ACTION_BY_NAME[name].default)
-    return _parsed(name, text, units.duration)
-
-
-def _parsed(name: str, text: str, parse: Callable[[Any], float]) -> float:
-    try:
-        return parse(text)
-    except BadValueError as error:
-        raise _refused(name, text, error.reason, error.allowed, error.example) from None
-
-
-def _refused(name: str, text: str, reason: str, allowed: str, example: str | None = None) -> SettingsError:
-    return SettingsError(
-        f"The input `{name}: {shown(text)}` {reason}.",
-        why=f"Allowed: {allowed.rstrip('.')}.",
-        fix=f"Write for example `{name}: {example}`." if example else f"Correct `{name}` in the workflow.",
-    )

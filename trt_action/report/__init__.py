@@ -1,6 +1,8 @@
 """Who needs to read what? Everything here is rendered from evidence alone."""
 
+from trt_action.report.junit import junit
 from trt_action.report.markdown import check_template, comment, marker, summary
+from trt_action.report.metrics import metrics
 from trt_action.report.page import html
 from trt_action.report.terminal import terminal
 from trt_action.report.writing import read_evidence, slug, write, write_evidence
@@ -9,7 +11,9 @@ __all__ = [
     "check_template",
     "comment",
     "html",
+    "junit",
     "marker",
+    "metrics",
     "read_evidence",
     "slug",
     "summary",
