@@ -54,6 +54,14 @@ def test_base_precision_comes_first(tmp_path: Path) -> None:
     assert (base.precision, base.exclude_nodes) == ("fp32", ("new",))
 
 
+def test_how_a_recipe_is_found_is_part_of_it(tmp_path: Path) -> None:
+    """The host's interpreter with ModelOpt is not: both sides are prepared here."""
+    ours = head(tmp_path, HEAD + "keep-accuracy: true\ntoolchain: modelopt\nmodelopt-python: p\nhigh-precision: fp16\n")
+    base = settings.for_base(ours, base_config(tmp_path, "precision: auto\n"))
+    assert (base.precision, base.keep_accuracy, base.toolchain, base.high_precision) == ("auto", False, "auto", "auto")
+    assert base.modelopt_python == ours.modelopt_python == tmp_path / "p"
+
+
 def test_an_int8_base_needs_no_calibration_data_here(tmp_path: Path) -> None:
     """It may have its own Q/DQ nodes; `precision.prepare` refuses it when it has none."""
     ours = head(tmp_path, "model: m/a.onnx\nprecision: fp16\n")

@@ -66,8 +66,9 @@ def test_several_latency_rules() -> None:
         (units.size, "200 mib", 209_715_200),
         (units.size, "4GB", 4_000_000_000),
         (units.size, "1.5kB", 1500),
-        (units.rate, "2000/s", 2000.0),
-        (units.rate, "2.5 samples/s", 2.5),
+        (rules.rate, "2000/s", rules.Rate(2000.0)),
+        (rules.rate, "2.5 samples/s", rules.Rate(2.5)),
+        (rules.rate, "1000tok/s", rules.Rate(1000.0, "tokens")),
         (rules.accuracy_drop, "0.5%", rules.AccuracyDrop(0.005, "points")),
         (rules.accuracy_drop, "0.5% relative", rules.AccuracyDrop(0.005, "relative")),
         (rules.accuracy_drop, 0.3, rules.AccuracyDrop(0.3, "unit")),
@@ -93,7 +94,7 @@ def test_a_quantity_means(parse: Parser, written: object, meaning: object) -> No
     + [(PERCENT, bad) for bad in ("2", 2, 0.02, "2ms", "-1%", "%", "nan%", "2%%", None, True, "1e2%")]
     + [(units.duration, bad) for bad in ("300", 300, "0s", "25h", "3 days", "-3s", "soon", None, [3])]
     + [(units.size, bad) for bad in ("200", 200, "4G", "4Gi", "0MB", "-1MB", "200Mbit", "10000TB")]
-    + [(units.rate, bad) for bad in ("2000", 2000, "2000/min", "0/s", "-5/s")]
+    + [(rules.rate, bad) for bad in ("2000", 2000, "2000/min", "0/s", "-5/s")]
     + [(rules.accuracy_drop, bad) for bad in ("0.5ms", "101%", "-0.5%", "0.5% of base", True)]
     + [(rules.min_accuracy, bad) for bad in ("97 points", "101%", "-1", "high", True, math.nan)],
 )  # fmt: skip
@@ -128,7 +129,7 @@ def test_duration_reads_what_it_prints(seconds: float) -> None:
 @given(st.text() | st.floats() | st.integers() | st.none() | st.booleans() | st.lists(st.text()))
 def test_every_parser_gives_a_value_or_a_complaint(anything: Any) -> None:
     parsers: list[Parser] = [
-        rules.latency_rules, PERCENT, units.duration, units.size, units.rate, rules.accuracy_drop, rules.min_accuracy,
+        rules.latency_rules, PERCENT, units.duration, units.size, rules.rate, rules.accuracy_drop, rules.min_accuracy,
         values.text, values.path, values.boolean, values.shapes,
     ]  # fmt: skip
     for parse in parsers:
