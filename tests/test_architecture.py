@@ -61,6 +61,7 @@ DOORS = {
     "job",
     "delivery",
     "shipping",
+    "orders",
     "results",
     "pipeline",
     "stages",

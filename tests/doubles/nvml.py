@@ -82,6 +82,26 @@ class FakeNvml:
         self._check()
         return 13000
 
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        self._check()
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object:  # noqa: N802
+        self._check()
+        if index != 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return WHOLE
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: object) -> int:  # noqa: N802
+        self._check()
+        return 7 if handle is WHOLE else 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: object, index: int) -> object:  # noqa: N802
+        self._check()
+        if handle is not WHOLE or not self.mig or index != 2:  # one of seven places is taken
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return INSTANCE
+
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object:  # noqa: N802
         self._check()
         if uuid == (UUID.replace("GPU", "MIG") if self.mig else UUID):
@@ -108,9 +128,11 @@ class FakeNvml:
             expected = INSTANCE if self.mig and name in OF_THE_INSTANCE else WHOLE
             if name in self.lacks:
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-            if handle is not expected:
+            if handle is not expected and name != "nvmlDeviceGetUUID":  # both have one
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
             value = self.values[name]
+            if name == "nvmlDeviceGetUUID" and handle is INSTANCE:
+                return UUID.replace("GPU", "MIG")
             return value(*arguments) if callable(value) else value
 
         return ask

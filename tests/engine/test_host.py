@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from trt_action import engine
-from trt_action.engine import doctor, host, hygiene
+from trt_action.engine import host, hygiene
 from trt_action.engine.backend import RuntimeOptions
 
 QUIET: dict[str, Any] = {
@@ -101,23 +101,3 @@ def test_more_threads_than_cpus_is_warned_about() -> None:
 def test_process_names_cannot_break_out_of_a_message() -> None:
     table = {(1 << 23, 0.0): (0.0, "")}, {(1 << 23, 0.0): (9.0, "`<img>\x1b[31m\n" + "x" * 100)}
     assert hygiene._heavy(*table, 1.0) == [(9.0, "<img>[31m" + "x" * 31)]
-
-
-def test_doctor_has_a_next_step_for_everything_that_is_not_green(tmp_path: Path) -> None:
-    found = {check.name: check for check in doctor.checks(tmp_path / "new" / "out", tmp_path / "cache")}
-    assert {"python", "onnx", "onnxruntime", "cpus", "memory", "output folder", "engine cache", "git"} <= found.keys()
-    for check in found.values():
-        assert bool(check.fix) == (check.status != "green"), check
-    assert found["onnxruntime"].status == "green"
-    assert found["output folder"].status != "red"
-    assert not (tmp_path / "new").exists()
-
-
-def test_doctor_sees_folders_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    found = {check.name: check for check in doctor.checks(tmp_path / "file" / "out", tmp_path / "file")}
-    assert found["output folder"].status == "red"
-    assert found["engine cache"].status == "amber"
-    found = {check.name: check for check in doctor.checks(Path("/proc/out"), None)}
-    assert found["output folder"].status == "red"
-    assert found["engine cache"].found == "off"

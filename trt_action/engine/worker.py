@@ -48,3 +48,33 @@ def device(channel: Channel) -> None:
                 "binding": gpu.binding,
             }
         )
+
+
+def trial(channel: Channel) -> None:
+    """`{options}` -> `{provider}`: ONNX Runtime adds two numbers there, and they are right; see `trial`."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    from trt_action import files
+    from trt_action.engine.backend import Loadable, infer
+    from trt_action.errors import BackendUnavailableError
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])
+
+    while (request := channel.receive()) is not None:
+        options = RuntimeOptions.from_json(request["options"])
+        chosen = engine.backend("onnxruntime")
+        graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "trial", [value("x")], [value("y")])
+        with files.work_folder() as folder:
+            path = folder / "trial.onnx"
+            onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+            session = chosen.load(Loadable("onnxruntime", path, options, prepared=True))
+            found = infer(session, {"x": np.array([1, 2], np.float32)})["y"]
+            session.close()
+        if found.tolist() != [2.0, 4.0]:
+            raise BackendUnavailableError(
+                f"ONNX Runtime computes 1 + 1 and 2 + 2 as {found.tolist()} on {options.device}."
+            )
+        channel.send({"provider": chosen.describe(options)["provider"]})

@@ -66,6 +66,11 @@ class Authenticator:
         self._bearer: Challenge | None = None
         self._tokens: dict[frozenset[str], _Token] = {}
 
+    @property
+    def challenged(self) -> bool:
+        """Whether the registry has asked for a login or a token."""
+        return self._basic or self._bearer is not None
+
     def header(self, scopes: Iterable[str]) -> str | None:
         """The `Authorization` for a request that needs `scopes`, if this registry has asked for one before."""
         if self._basic and self._credentials:

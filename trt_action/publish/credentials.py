@@ -68,6 +68,21 @@ def find(
     return None
 
 
+def hosts(env: Mapping[str, str]) -> list[str]:
+    """Hosts that Docker's configuration has a login or a helper for, sorted; no helper is asked.
+
+    Raises:
+        SettingsError: an unreadable config.
+    """
+    found: set[str] = set()
+    for text, origin in _configs(env):
+        config = _parsed(text, origin)
+        for key in ("auths", "credHelpers"):
+            known = config.get(key)
+            found |= {str(name) for name in known} if isinstance(known, dict) else set()
+    return sorted({DOCKER_HUB if name in _HUB_KEYS else re.sub(r"^https?://|/.*$", "", name) for name in found})
+
+
 def _named(username: str, password: SecretStr | None) -> Credentials:
     if not username or not password or not password.get_secret_value():
         missing = "registry-password" if username else "registry-username"

@@ -76,6 +76,11 @@ class Registry:
     def host(self) -> str:
         return self._transport.host
 
+    def ping(self) -> bool:
+        """Ask whether it is a registry that takes this login (`GET /v2/`). True: it wanted to know who we are."""
+        self._transport.call(Ask("GET", self._transport.url("/v2/")), (200,))
+        return self._transport.login_was_asked
+
     def manifest(self, repository: str, reference: str) -> Fetched | None:
         """The manifest or index behind a tag or digest, its bytes checked; None: there is none."""
         ask = self._ask("GET", repository, f"manifests/{_checked(reference)}", headers={"Accept": oci.ACCEPT})

@@ -106,6 +106,11 @@ class Transport:
         if ca is not None:
             session.mount("https://", _Trusting(ca))
 
+    @property
+    def login_was_asked(self) -> bool:
+        """Whether the registry has wanted to know who we are."""
+        return self._auth.challenged
+
     def url(self, path: str) -> str:
         """The address of `path`, which begins with `/v2/`."""
         if not self._base:

@@ -29,12 +29,14 @@ PER_PAGE = 30
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a token is and what it may. `installation`: GITHUB_TOKEN or an App, which may not ask `GET /user`."""
+    """Who a token is and what it may. `installation`: GITHUB_TOKEN or an App, which may not ask `GET /user`.
+    `scopes`: of a classic token, which GitHub repeats in every answer."""
 
     login: str = "github-actions[bot]"
     write: bool = True
     installation: bool = True
     checks: bool = True
+    scopes: str | None = None
 
 
 @dataclass
@@ -165,6 +167,8 @@ class GitHub:
         values = operation.values
         repository = f"{values.get('owner')}/{values.get('repo')}"
         name = f"{seen.method} {operation.template.removeprefix('/repos/{owner}/{repo}')}"
+        if who.scopes is not None:
+            headers["X-OAuth-Scopes"] = who.scopes
         if seen.method != "GET" and not (who.write and (who.checks or "check" not in name)):
             raise RefusedError(403, "Resource not accessible by integration")
         if name == "GET /user":
