@@ -45,8 +45,7 @@ SERVED = (
     "serve",
     "settings/__init__.py",
     "settings/option.py",
-    "settings/options.py",
-    "settings/publish_options.py",
+    "settings/*options.py",
     "settings/units.py",
     "settings/values.py",
 )
@@ -134,8 +133,7 @@ def _ours(requirements: Sequence[str]) -> dict[str, bytes | Path]:
         f"{OURS}/requirements.txt": "".join(f"{line}\n" for line in requirements).encode(),
         f"{OURS}/slim.py": _TEMPLATES / "slim.py",
     }
-    for name in SERVED:
-        path = package / name
+    for path in (path for name in SERVED for path in sorted(package.glob(name))):
         for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             found[f"{OURS}/package/trt_action/{source.relative_to(package)}"] = source
     return found

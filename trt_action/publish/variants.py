@@ -24,7 +24,7 @@ class Variant:
     base: str | None
     gpu: bool
     libraries: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ("serve",)
+    extras: tuple[str, ...] = ("serve", "grpc")
 
     @property
     def module(self) -> str:
@@ -36,9 +36,9 @@ VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant("onnxruntime", "onnxruntime", PYTHON, False, ("onnxruntime=={version}",)),
-        Variant("tensorrt-rtx", "tensorrt-rtx", PYTHON, True, ("tensorrt-rtx=={version}",), ("serve", "cuda")),
-        Variant("tensorrt-lean", "tensorrt", PYTHON, True, ("tensorrt-lean=={version}",), ("serve", "cuda")),
-        Variant("tensorrt", "tensorrt", PYTHON, True, ("tensorrt=={version}",), ("serve", "cuda")),
+        Variant("tensorrt-rtx", "tensorrt-rtx", PYTHON, True, ("tensorrt-rtx=={version}",), ("serve", "grpc", "cuda")),
+        Variant("tensorrt-lean", "tensorrt", PYTHON, True, ("tensorrt-lean=={version}",), ("serve", "grpc", "cuda")),
+        Variant("tensorrt", "tensorrt", PYTHON, True, ("tensorrt=={version}",), ("serve", "grpc", "cuda")),
         Variant("triton", None, None, True, (), ()),
     )
 }

@@ -28,6 +28,9 @@ UNUSED = (
     "numpy/distutils",
     "numpy/_pyinstaller",
     "numpy/_core/include",
+    # parts of numpy that are loaded when first asked for, and that nothing here asks for
+    "numpy/random",
+    "numpy/polynomial",
     # ONNX Runtime's tools for preparing models, and its library for C, which the one for Python does not load
     "onnxruntime/transformers",
     "onnxruntime/quantization",
