@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from trt_action import console, errors, report, results
+from trt_action import console, errors, judge, report, results
 from trt_action.console import clean
 from trt_action.draft import error_info
 from trt_action.evidence import Evidence
@@ -66,8 +66,7 @@ def folder_of(one: Settings, chosen: Sequence[Settings]) -> Path:
 def exit_code(evidences: Sequence[Evidence], chosen: Sequence[Settings]) -> int:
     """An error's own code before 1, 1 before 3, 3 before 0; each model by its own `on-inconclusive`."""
     rules = [one.on_inconclusive for one in chosen[: len(evidences)]] or ["pass"] * len(evidences)
-    codes = [report_job.exit_code([one], rule) for one, rule in zip(evidences, rules, strict=True)]
-    return max(codes, key=lambda code: (code not in (0, 1, 3), code == 1, code == 3, code))
+    return judge.exit_code_of_all(evidences, rules)
 
 
 def _files(
@@ -147,7 +146,7 @@ def _check(job: Job, evidences: Sequence[Evidence]) -> None:
             job.repository,
             kind=kind,
             sha=commit,
-            outcome=report_job.overall(evidences),
+            outcome=judge.overall(evidences),
             title=str(headline(evidences[0]) if len(evidences) == 1 else overall(evidences)),
             summary=report.summary(evidences, budget=checks.SUMMARY_BYTES),
             run_url=job.run_url,

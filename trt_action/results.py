@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trt_action.evidence import ErrorInfo, Evidence, Gate
-from trt_action.github import commands
-from trt_action.github.report_job import overall
+from trt_action.judge import overall
+
+if TYPE_CHECKING:
+    from trt_action.github import commands
 
 OUTPUTS: Mapping[str, str] = {
     "outcome": "`passed`, `failed` or `inconclusive`; of several models the worst.",

@@ -13,7 +13,7 @@ import pytest
 from tests.doubles.github.server import Fault, GitHub, Identity
 from tests.github.conftest import HEAD, REPOSITORY, TOKEN, MakeClient
 from tests.report import samples
-from trt_action import report
+from trt_action import judge, report
 from trt_action.errors import EvidenceError, GitHubError, SettingsError, TrtActionError
 from trt_action.evidence import Evidence, Source
 from trt_action.github import comment, report_job
@@ -133,7 +133,7 @@ def test_an_api_that_fails_is_told_and_loses_nothing(
 )
 def test_the_worst_leg_decides(names: list[str], on_inconclusive: str, outcome: str, code: int) -> None:
     evidences = [samples.ALL[name]() for name in names]
-    assert report_job.overall(evidences) == outcome
+    assert judge.overall(evidences) == outcome
     assert report_job.exit_code(evidences, on_inconclusive) == code
 
 

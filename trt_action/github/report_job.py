@@ -77,7 +77,7 @@ def run(
     for path, one in zip(paths, evidences, strict=True):
         log(f"{path.relative_to(folder)}: {one.outcome}")
     body = report.comment(evidences, template=template, budget=comments.BUDGET, comment_id=inputs.comment_id)
-    outcome = overall(evidences)
+    outcome = judge.overall(evidences)
     try:
         numbers, results, notes = _post(client, inputs, activity, repository, body, evidences, run)
         code = exit_code(evidences, on_inconclusive)
@@ -87,16 +87,9 @@ def run(
     return ReportResult(evidences, outcome, code, body, numbers, results, tuple(notes))
 
 
-def overall(evidences: Sequence[Evidence]) -> Outcome:
-    """Failed if any failed, else inconclusive if any is, else passed."""
-    outcomes = {one.outcome for one in evidences}
-    return "failed" if "failed" in outcomes else "inconclusive" if "inconclusive" in outcomes else "passed"
-
-
 def exit_code(evidences: Sequence[Evidence], on_inconclusive: str) -> int:
-    """An error's own code before 1, 1 before 3, 3 before 0."""
-    codes = [judge.exit_code(one, on_inconclusive) for one in evidences]
-    return max(codes, key=lambda code: (code not in (0, 1, 3), code == 1, code == 3, code))
+    """As `judge.exit_code_of_all`, with one rule for every leg."""
+    return judge.exit_code_of_all(evidences, [on_inconclusive] * len(evidences))
 
 
 def find(patterns: Sequence[str], folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from trt_action.judge import accuracy as right
 from trt_action.judge import latency, resources
 from trt_action.settings import Settings
 
-__all__ = ["exit_code", "judge", "outcome"]
+__all__ = ["exit_code", "exit_code_of_all", "judge", "outcome", "overall"]
 
 _ALWAYS_THERE = "finite-outputs"
 _OF_TIMES = frozenset({"latency-threshold", "max-latency-regression", "min-throughput"})
@@ -84,3 +84,15 @@ def exit_code(result: Evidence | Outcome, on_inconclusive: str) -> int:
     if result == "inconclusive" and on_inconclusive == "fail":
         return EXIT_INCONCLUSIVE
     return EXIT_PASSED
+
+
+def overall(evidences: Sequence[Evidence]) -> Outcome:
+    """Failed if any run failed, else inconclusive if any is, else passed."""
+    outcomes = {one.outcome for one in evidences}
+    return "failed" if "failed" in outcomes else "inconclusive" if "inconclusive" in outcomes else "passed"
+
+
+def exit_code_of_all(evidences: Sequence[Evidence], on_inconclusive: Sequence[str]) -> int:
+    """An error's own code before 1, 1 before 3, 3 before 0; each run by its own `on-inconclusive`."""
+    codes = [exit_code(one, rule) for one, rule in zip(evidences, on_inconclusive, strict=True)]
+    return max(codes, key=lambda code: (code not in (0, 1, 3), code == 1, code == 3, code))
