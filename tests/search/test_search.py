@@ -14,7 +14,7 @@ import pytest
 from trt_action import data, precision, search, settings
 from trt_action import model as models
 from trt_action.accuracy import Trials
-from trt_action.errors import BackendUnavailableError, SettingsError
+from trt_action.errors import BackendUnavailableError, PrecisionError, SettingsError
 from trt_action.evidence import Accuracy, Estimate, OutputParity, Parity, Precision, TaskMetric
 from trt_action.precision import Recipe
 from trt_action.search.hunt import judged
@@ -159,6 +159,19 @@ def test_the_time_limit_ends_it_with_the_recipe_as_it_was(digits: Path, fragile:
     found = find(fragile, s, tmp_path, given(digits, fragile, "calibration"), given(digits, fragile, "validation"))
     assert (found.precision, found.exclude_nodes, found.record.found) == ("int8", (), False)
     assert any("`search-timeout: 1ms` ended the search" in note for note in found.record.notes)
+
+
+def test_a_ranking_that_fails_does_not_end_the_run(
+    digits: Path, fragile: models.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> tuple[precision.SensitiveLayer, ...]:
+        raise PrecisionError("Looking for layers failed.", why="An operator.")
+
+    monkeypatch.setattr(precision, "rank", broken)
+    s = asked(tmp_path, precision="int8", keep_accuracy="true", max_accuracy_drop="0.5%")
+    found = find(fragile, s, tmp_path, given(digits, fragile, "calibration"), given(digits, fragile, "validation"))
+    assert (found.precision, found.exclude_nodes, found.record.found) == ("int8", (), False)
+    assert found.record.notes[0].endswith("could not be ranked: Looking for layers failed. An operator.")
 
 
 def test_a_rule_that_no_recipe_can_hold(digits: Path, fragile: models.Model, tmp_path: Path) -> None:

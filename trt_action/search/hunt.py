@@ -121,16 +121,23 @@ class Hunt:
         return min(left, self._settings.build_timeout)
 
     def _rank(self, recipe: Recipe, ranges: Path) -> tuple[SensitiveLayer, ...]:
+        """Most sensitive first. None where ranking fails: a run goes on without a search that could not be made."""
         seconds = RANK_SHARE * self._limit()
-        layers = precision.rank(
-            self._model,
-            recipe,
-            self._ranking,
-            self._folder,
-            seconds=seconds,
-            ranges=ranges,
-            progress=self._told("ranking"),
-        )
+        try:
+            layers = precision.rank(
+                self._model,
+                recipe,
+                self._ranking,
+                self._folder,
+                seconds=seconds,
+                ranges=ranges,
+                progress=self._told("ranking"),
+            )
+        except PrecisionError as error:
+            if self._left() <= 0:
+                raise TimeIsUpError from None
+            self.notes.append(f"The layers of {recipe.precision} could not be ranked: {error.what} {error.why}")
+            return ()
         if late := sum(not layer.measured for layer in layers):
             self.notes.append(f"There was no time to rank {late} of {len(layers)} layers; they come last.")
         return layers
