@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trt_action.errors import SettingsError
-from trt_action.github.event import decide
+from trt_action.github.event import Activity, Kind, decide, with_push
 
 HEAD, BASE, MERGE, ZERO = "a" * 40, "b" * 40, "c" * 40, "0" * 40
 REPOSITORY = {"full_name": "acme/models", "default_branch": "main"}
@@ -121,3 +121,25 @@ def test_a_release_keeps_its_tag_and_an_override_its_commit() -> None:
     assert decide("push", push("refs/tags/v1.2.3"), ENV).tag == "v1.2.3"
     by_hand = decide("workflow_dispatch", {}, ENV, activity="publish")
     assert (by_hand.kind, by_hand.commit) == ("publish", MERGE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trusted", "push", "expected"),
+    [
+        ("publish", True, "auto", "publish"),
+        ("publish", True, "true", "publish"),
+        ("publish", True, "false", "measure"),
+        ("promote", True, "auto", "promote"),
+        ("promote", True, "false", "nothing"),
+        ("measure", True, "auto", "measure"),
+        ("measure", True, "true", "publish"),
+        ("measure", True, "false", "measure"),
+        ("measure", False, "auto", "measure"),
+        ("measure", False, "true", "measure"),
+        ("report", True, "true", "report"),
+        ("nothing", True, "true", "nothing"),
+    ],
+)
+def test_what_push_makes_of_an_activity(kind: Kind, trusted: bool, push: str, expected: str) -> None:
+    decided = Activity(kind, "test", trusted=trusted)
+    assert with_push(decided, push).kind == expected

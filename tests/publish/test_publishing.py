@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time as clocks
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -252,6 +253,22 @@ def test_a_published_image_is_no_base(desk: Desk) -> None:
     desk.publish()
     with pytest.raises(errors.SettingsError, match="holds an engine already"):
         desk.publish(base=replace(desk.target, tag="main"))
+
+
+def test_triton_gets_a_model_repository(desk: Desk, make: MakeRegistry, proxy: Proxy, tmp_path: Path) -> None:
+    """Its makers' image as it is: no Docker engine, only the layer with the generated configuration and a new start."""
+    done = desk.publish(variant="triton")
+    manifest = artifacts.resolve(desk.registry, desk.target.repository, done.digest)
+    config = artifacts.config(desk.registry, desk.target.repository, manifest)["config"]
+    layer = manifest.listed("layers")[-1]
+    desk.registry.download(desk.target.repository, layer.digest, tmp_path / "layer.tar")
+    with tarfile.open(tmp_path / "layer.tar") as archive:
+        names = archive.getnames()
+        text = archive.extractfile("models/digits/config.pbtxt").read().decode()  # type: ignore[union-attr]
+    assert {"models/digits/1/engine.onnx", "models/digits/1/engine.json", "models/digits/1/evidence.json"} <= set(names)
+    assert 'platform: "onnxruntime_onnx"' in text
+    assert 'default_model_filename: "engine.onnx"' in text
+    assert config["User"] == "65532:65532"
 
 
 def test_without_docker_and_without_a_base(desk: Desk) -> None:

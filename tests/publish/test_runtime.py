@@ -7,8 +7,9 @@ import gc
 import json
 import os
 import subprocess
+import sys
 import time as clocks
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,8 +80,10 @@ class Shipped:
     """Containers that were not there before."""
 
 
-def containers() -> set[str]:
-    return set(docker("ps", "--all", "--quiet", "--no-trunc").split())
+def containers(command: str) -> set[str]:
+    """Containers that run a command with this text: other people's may come and go meanwhile."""
+    rows = docker("ps", "--all", "--no-trunc", "--format", "{{.ID}}\t{{.Command}}").splitlines()
+    return {row.partition("\t")[0] for row in rows if command in row.partition("\t")[2]}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def shipped(trusted: Running, base: Reference, folder: Path) -> Iterator[Shipped]:
     """Published with the Docker engine, from a stand-in of the base image."""
-    before = containers()
+    before = containers("/opt/trt-action/bin/python")
     log: list[str] = []
     with requests.Session() as session:
         session.trust_env = False
@@ -110,7 +113,7 @@ def shipped(trusted: Running, base: Reference, folder: Path) -> Iterator[Shipped
 
         options = Options(Reference(trusted.host, "acme/digits"), facts={"branch": "main"}, base=base)
         done = publish(versions.read(folder), options, opened, log=log.append)
-        yield Shipped(done, registry, log, containers() - before)
+        yield Shipped(done, registry, log, containers("/opt/trt-action/bin/python") - before)
         for tag in done.tags:
             subprocess.run(["docker", "rmi", "--force", f"{done.image}:{tag}"], capture_output=True, check=False)
 
@@ -250,12 +253,40 @@ def recipe_of(base: Reference, dockerfile: Path) -> context.Recipe:
 
 def test_a_build_that_fails_says_so_in_the_engines_words(base: Reference, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN echo canary-of-the-log && exit 42\n")
-    before = containers()
+    before = containers("canary-of-the-log")
     with engine_of_host.connect() as api, pytest.raises(errors.BuildError) as failed:
         engine_of_host.build(api, recipe_of(base, tmp_path / "Dockerfile"), None)
     assert "returned a non-zero code: 42" in failed.value.what
     assert "canary-of-the-log" in failed.value.why
-    assert containers() == before
+    assert containers("canary-of-the-log") == before
+
+
+def test_kill_9_during_a_build_leaves_no_container_and_no_tag(
+    base: Reference, folder: Path, trusted: Running, tmp_path: Path
+) -> None:
+    """The engine sees that nobody listens any more."""
+    (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN sleep 301\n")
+    image = f"{trusted.host}/acme/killed"
+    command = [sys.executable, "-P", "-m", "trt_action", "publish", str(folder), image, "--username", USER]
+    command += ["--dockerfile", str(tmp_path / "Dockerfile"), "--base-image", str(base), "--publish-mode", "docker"]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), "REGISTRY_PASSWORD": PASSWORD}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert until(lambda: containers("sleep 301") != set())
+    finally:
+        process.kill()
+        process.wait()
+    assert until(lambda: containers("sleep 301") == set())
+    with requests.Session() as session, pytest.raises(errors.RegistryError) as unknown:
+        Registry(session, trusted.host, credentials=LOGIN).tags("acme/killed")
+    assert unknown.value.status == 404
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    end = clocks.monotonic() + seconds
+    while not condition() and clocks.monotonic() < end:
+        clocks.sleep(0.1)
+    return condition()
 
 
 def test_a_base_that_nobody_has(base: Reference, tmp_path: Path) -> None:
