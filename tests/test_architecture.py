@@ -61,6 +61,7 @@ DOORS = {
     "job",
     "delivery",
     "shipping",
+    "handing",
     "orders",
     "results",
     "pipeline",

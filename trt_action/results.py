@@ -27,6 +27,8 @@ OUTPUTS: Mapping[str, str] = {
     "digest": "Digest of the published image; empty if nothing or more than one was published (then see `json`).",
     "tags": "Tags of the published image with its name in front, one per line; empty if nothing was published.",
     "labels": "Labels of the published image, one `key=value` per line; empty if nothing was published.",
+    "deployed": "What became of the workload: `deployed`, `unchanged` or `would-deploy`; empty if none was deployed to.",
+    "previous-image": "Image that the workload had before; empty if none was deployed to.",
     "evidence": "Path of the evidence, relative to the workspace; one line per model.",
     "report": "Path of the HTML report, relative to the workspace.",
     "comment-url": "Address of the pull-request comment; empty if there is none.",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from trt_action import orders
 from trt_action.evidence import Evidence
 from trt_action.github import commands
@@ -50,15 +52,20 @@ def release(job: Job) -> Shipped:
     return shipped or Shipped()
 
 
-def _order(job: Job) -> Order:
+def login(job: Job) -> tuple[str | None, SecretStr | None]:
+    """Name and password for the image's registry; of GitHub's own one the job's token is the default."""
     username, password = job.inputs.publish.username, job.inputs.publish.password
     host = Reference.parse(job.image).host
     if host == GITHUB_REGISTRY and not username and not password and job.inputs.token is not None:
-        username, password = job.env.get("GITHUB_ACTOR") or "token", job.inputs.token
+        return job.env.get("GITHUB_ACTOR") or "token", job.inputs.token
+    return username, password
+
+
+def _order(job: Job) -> Order:
     return Order(
         image=job.image,
         asked=job.inputs.publish,
-        login=(username, password),
+        login=login(job),
         env=job.env,
         workspace=job.workspace,
         facts=_facts(job),

@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from pydantic import SecretStr
 
+from trt_action.deploy import wanted as deploying
 from trt_action.errors import SettingsError
 from trt_action.publish import wanted
 from trt_action.publish.wanted import Wanted
@@ -51,6 +52,7 @@ class ActionInputs:
     image: str | None = None
     push: Push = "auto"
     publish: Wanted = field(default_factory=Wanted)
+    deploy: deploying.Wanted = field(default_factory=deploying.Wanted)
     on_inconclusive: OnInconclusive = "pass"
     """A setting, which `activity: report` needs without any other."""
 
@@ -81,13 +83,16 @@ def read(env: Mapping[str, str]) -> ActionInputs:
         image=asked.image(),
         push=cast(Push, asked.choice("push")),
         publish=wanted.read(lambda name: _given(env, name)),
+        deploy=deploying.read(lambda name: _given(env, name)),
         on_inconclusive=cast(OnInconclusive, asked.choice("on-inconclusive")),
     )
 
 
 def secrets(env: Mapping[str, str]) -> list[str]:
-    """Every input that nobody may read in a log, before anything is checked or printed."""
-    return [text for name in ("github-token", *wanted.SECRETS) if (text := _given(env, name))]
+    """Every input that nobody may read in a log, before anything is checked or printed. Not `deploy-kubeconfig`: a
+    mask hides each of its lines, `apiVersion: v1` among them; of a kubeconfig nothing is ever printed."""
+    names = ("github-token", *wanted.SECRETS, *(name for name in deploying.SECRETS if name != "deploy-kubeconfig"))
+    return [text for name in names if (text := _given(env, name))]
 
 
 def variable(name: str) -> str:

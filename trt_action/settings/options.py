@@ -4,6 +4,7 @@ model, the JSON Schema and the README's table all come from here. Standard libra
 
 from __future__ import annotations
 
+from trt_action.settings.deploy_options import DEPLOY_OPTIONS
 from trt_action.settings.option import ACTION_GROUP, Option
 from trt_action.settings.publish_options import PUBLISH_OPTIONS
 
@@ -396,6 +397,7 @@ ACTION_OPTIONS: tuple[Option, ...] = (
         ("auto", "true", "false"),
     ),
     *PUBLISH_OPTIONS,
+    *DEPLOY_OPTIONS,
 )
 """Inputs that only the action has: no options of the command line, no keys of a config file."""
 
