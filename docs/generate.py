@@ -15,6 +15,8 @@ from pathlib import Path
 
 from trt_action import errors, results, settings
 from trt_action.evidence import Evidence
+from trt_action.gitlab import inputs as gitlab
+from trt_action.publish import wanted
 from trt_action.settings import options
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +33,7 @@ def _row(option: options.Option) -> str:
     if isinstance(default, bool):
         default = str(default).lower()
     elif isinstance(default, list):
-        default = ", ".join(default)
+        default = ", ".join(map(str, default))
     shown = "" if default in (None, "") else f"`{default}`"
     choices = f" One of: {', '.join(f'`{c}`' for c in option.choices)}." if len(option.choices) > 1 else ""
     return f"| `{option.name}` | {shown} | {(option.help + choices).replace('|', chr(92) + '|')} |"
@@ -59,7 +61,7 @@ def action_inputs() -> str:
     win over the config file."""
     rows = ["inputs:"]
     for option in (*options.OPTIONS, *options.ACTION_OPTIONS):
-        default = ",".join(option.default) if isinstance(option.default, list) else option.default
+        default = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
         shown = str(default).lower() if isinstance(default, bool) else str(default or "")
         text = option.help
         if option.choices:
@@ -78,6 +80,43 @@ def action_outputs() -> str:
     for name, text in results.OUTPUTS.items():
         rows += [f"  {name}:", f"    description: {json.dumps(text, ensure_ascii=False)}"]
     return "\n".join(rows)
+
+
+def _component_options() -> list[options.Option]:
+    """What a GitLab component can be given: no secrets, which are variables, and nothing of GitHub's."""
+    mine = ("config", *gitlab.MEASURING, *gitlab.PUBLISHING)
+    own = [option for option in options.ACTION_OPTIONS if option.name in mine and option.name not in wanted.SECRETS]
+    return [*options.OPTIONS, *own]
+
+
+def gitlab_inputs() -> str:
+    """Inputs of the component. Settings have no default there: one that is given, even by a default, would win over the
+    config file. `output` has one because artifacts need its name."""
+    rows = []
+    for option in _component_options():
+        default = ", ".join(map(str, option.default)) if isinstance(option.default, list) else option.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default or "")
+        text = option.help + (f" Default: {shown}." if shown else "")
+        given = json.dumps(str(option.default)) if option.name == "output" else '""'
+        rows += [f"    {option.name}:", f"      description: {json.dumps(text, ensure_ascii=False)}"]
+        if option.choices:
+            rows += [f"      options: {json.dumps(['', *option.choices])}"]
+        rows += [f"      default: {given}"]
+    return "\n".join(rows)
+
+
+def gitlab_variables() -> str:
+    """Variables of every job of the component."""
+    return "\n".join(_gitlab_variable(one) for one in _component_options() if one.name not in gitlab.PUBLISHING)
+
+
+def gitlab_publish_variables() -> str:
+    """Variables of the publishing job alone."""
+    return "\n".join(_gitlab_variable(one) for one in _component_options() if one.name in gitlab.PUBLISHING)
+
+
+def _gitlab_variable(option: options.Option) -> str:
+    return f"    {gitlab.variable(option.name)}: $[[ inputs.{option.name} ]]"
 
 
 def inputs_table() -> str:
@@ -99,7 +138,14 @@ PARTS: dict[str, Callable[[], str]] = {
     "action-inputs": inputs_table,
     "action-outputs": outputs_table,
 }
-YAML_PARTS: dict[str, Callable[[], str]] = {"inputs": action_inputs, "outputs": action_outputs}
+YAML_PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "action.yml": {"inputs": action_inputs, "outputs": action_outputs},
+    "templates/trt-action/template.yml": {
+        "gitlab-inputs": gitlab_inputs,
+        "gitlab-variables": gitlab_variables,
+        "gitlab-publish-variables": gitlab_publish_variables,
+    },
+}
 SCHEMAS: dict[str, Callable[[], dict[str, object]]] = {
     "docs/evidence.schema.json": Evidence.model_json_schema,
     "docs/config.schema.json": settings.config_schema,
@@ -115,12 +161,12 @@ def generated() -> dict[Path, str]:
             pattern = re.compile(rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)", re.DOTALL)
             text = pattern.sub(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
         found[path] = text
-    action = ROOT / "action.yml"
-    text = action.read_text()
-    for name, part in YAML_PARTS.items():
-        pattern = re.compile(rf"(# begin:{name}\n).*?(# end:{name}\n)", re.DOTALL)
-        text = pattern.sub(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
-    found[action] = text
+    for relative, parts in YAML_PARTS.items():
+        text = (ROOT / relative).read_text()
+        for name, part in parts.items():
+            pattern = re.compile(rf"( *# begin:{name}\n).*?( *# end:{name}\n)", re.DOTALL)
+            text = pattern.sub(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)  # type: ignore[misc]
+        found[ROOT / relative] = text
     for relative, schema in SCHEMAS.items():
         found[ROOT / relative] = json.dumps(schema(), indent=2) + "\n"
     return found

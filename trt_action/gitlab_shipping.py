@@ -1,0 +1,75 @@
+"""What a job of GitLab publishes or promotes. Imported only by a job that may: nothing else reads a registry's login."""
+
+from __future__ import annotations
+
+from trt_action import errors, orders
+from trt_action.gitlab import inputs
+from trt_action.gitlab_job import Job
+from trt_action.gitlab_stages import read_kept
+from trt_action.inputs import quote
+from trt_action.orders import Order
+from trt_action.publish import Options, version
+from trt_action.publish.version import Version
+from trt_action.results import Shipped
+
+
+def publish(job: Job) -> Shipped | None:
+    """Publish the engines that the test job has measured; None: nothing says where to.
+
+    Raises:
+        NotPublishedError: there is no engine, it was measured for another commit, or a gate does not hold.
+        BuildError, EvidenceError: an engine or its evidence is not what was recorded.
+        TrtActionError: as `orders.publish_engines`.
+    """
+    order = _order(job)
+    if order is None:
+        job.say("Nothing is published: the project has no registry, and neither `registry` nor `image` names one.")
+        return None
+    engines = [version.read(folder) for folder in read_kept(job)]
+    for engine in engines:
+        _check_commit(job, engine)
+    return orders.publish_engines(order, engines)
+
+
+def promote(job: Job) -> Shipped | None:
+    """Give the image that was measured for the release's commit its tags; None: there is nothing to do.
+
+    Raises:
+        TrtActionError: as `orders.release`.
+    """
+    order = _order(job)
+    if order is None:
+        job.say("Nothing is promoted: the project has no registry, and neither `registry` nor `image` names one.")
+        return None
+    tag = job.activity.tag or ""
+    shipped = orders.release(order, tag, job.activity.commit)
+    if shipped is None:
+        job.say(orders.not_a_version(tag))
+    return shipped
+
+
+def _check_commit(job: Job, engine: Version) -> None:
+    """Artifacts of another pipeline are evidence of another commit."""
+    source, here = engine.evidence.source, job.activity.measured_commit
+    if here not in (source.measured_commit, source.commit):
+        raise errors.NotPublishedError(
+            f"Nothing is published: {quote(engine.folder.name)} was measured for the commit "
+            f"{quote(str(source.measured_commit or source.commit)[:12])}, and this pipeline is of {here[:12]}.",
+            fix="Take the artifacts of this pipeline's own test job.",
+        )
+
+
+def _order(job: Job) -> Order | None:
+    found = inputs.target(job.env)
+    if found.image is None:
+        return None
+    return Order(
+        image=found.image,
+        asked=found.asked,
+        login=(found.username, found.password),
+        env=job.env,
+        workspace=job.workspace,
+        facts=job.facts(),
+        builder=job.env.get("CI_PROJECT_URL") or Options.builder,
+        log=job.say,
+    )
