@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trt_action import __version__, errors
-from trt_action.commands import bump, deploy, doctor, inspect, promote, prune, publish, rollback, select, serve, verify
+from trt_action.commands import (
+    bump,
+    deploy,
+    doctor,
+    gitlab,
+    inspect,
+    promote,
+    prune,
+    publish,
+    rollback,
+    select,
+    serve,
+    verify,
+)
 from trt_action.settings import options
 
 if TYPE_CHECKING:
@@ -124,7 +137,7 @@ def parser() -> Parser:
     schema.add_argument("which", choices=("config", "evidence"))
     schema.set_defaults(command=_schema)
 
-    for module in (doctor, serve, publish, inspect, verify, promote, select, prune, deploy, rollback, bump):
+    for module in (doctor, serve, publish, inspect, verify, promote, select, prune, deploy, rollback, bump, gitlab):
         module.add(commands)
     return top
 
