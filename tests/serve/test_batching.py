@@ -203,3 +203,56 @@ def test_models_that_mix_rows_are_found_out(name: str, function: Callable[[Array
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     assert rows_are_independent(rows(function), {"x": x[:1]}, 4) is expected
     assert rows_may_move(rows(function), {"x": x}) is expected
+
+
+def test_an_output_whose_rows_are_not_those_of_the_inputs_is_never_cut(engine: Engine) -> None:
+    """Detections: how many there are follows from the values."""
+
+    def detections(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        engine(feeds)
+        return {"y": np.repeat(feeds["x"], 2, axis=0)}
+
+    async def story() -> None:
+        worker = EngineThread("test")
+        batcher = Batcher([(worker, detections)], Limits(rows=8), Stats())
+        calls = await asyncio.gather(*(put(batcher, call(n)) for n in (1, 2)))
+        assert [one.outputs["y"].tolist() for one in calls] == [[[1], [1]], [[2], [2]]]
+        worker.end()
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    assert engine.batches == [[1, 2], [1], [2]]
+
+
+def test_one_answer_that_cannot_be_sent_keeps_nobody_waiting(engine: Engine) -> None:
+    async def story(batcher: Batcher) -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        bad, error = call(1), RuntimeError("gone")
+
+        def fail() -> None:
+            raise error
+
+        bad.ended = fail
+        batcher.put(bad)
+        assert (await put(batcher, call(2))).error is None
+        assert told == [error]
+
+    run(engine, Limits(rows=8), story)
+    assert engine.batches == [[1, 2]]
+
+
+def test_a_large_request_after_small_ones_leaves_the_event_loop(engine: Engine) -> None:
+    async def story(batcher: Batcher) -> None:
+        threads: list[str] = []
+        original = engine.gate.wait
+
+        def wait(timeout: float | None = None) -> bool:
+            threads.append(threading.current_thread().name)
+            return original(timeout)
+
+        engine.gate.wait = wait  # type: ignore[method-assign]
+        for width in (1, 1, 100_000_000 // 4):
+            await put(batcher, call(1, width=width))
+        assert threads[1:] == ["MainThread", "test-0"]
+
+    run(engine, Limits(rows=8, inline_ns=10**8), story)

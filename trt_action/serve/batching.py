@@ -32,7 +32,7 @@ class Call:
 
     __slots__ = (
         "arrived", "batch", "computed", "deadline", "ended", "error", "feeds", "gone", "kind", "merged", "outputs",
-        "queued", "rows", "started",
+        "queued", "rows", "size", "started",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Call:
     ) -> None:
         self.feeds = feeds
         self.rows = rows
+        self.size = sum(array.size for array in feeds.values())
         self.kind: tuple[tuple[int, ...], ...] = tuple(array.shape[1:] for array in feeds.values())
         self.arrived = arrived
         self.deadline = deadline
@@ -90,6 +91,7 @@ class Batcher:
         self._scheduled = False
         self._sweeping = False
         self._usual_ns = 1 << 62
+        self._usual_size = 1
 
     @property
     def waiting(self) -> int:
@@ -122,10 +124,16 @@ class Batcher:
         self._scheduled = False
         while self._idle and self._queue and (batch := self._take()):
             engine = self._idle.pop()
-            if self._usual_ns < self._limits.inline_ns:
-                self._done(engine, batch, execute(engine[1], batch, self._limits.pad_to))
+            size = sum(call.size for call in batch)
+            if self._expected_ns(size) < self._limits.inline_ns:
+                self._done(loop, engine, batch, size, execute(engine[1], batch, self._limits.pad_to))
             else:
-                engine[0].post(partial(self._work, loop, engine, batch))
+                engine[0].post(partial(self._work, loop, engine, batch, size))
+
+    def _expected_ns(self, size: int) -> int:
+        """How long a run of `size` elements takes: as usual, or longer in proportion. A large request after many small
+        ones must not hold up the event loop."""
+        return self._usual_ns * max(size, self._usual_size) // self._usual_size
 
     def _take(self) -> list[Call]:
         """The oldest request and the others that fit into one run with it, in order."""
@@ -133,45 +141,66 @@ class Batcher:
         batch: list[Call] = []
         rows = 0
         left: deque[Call] = deque()
+        late: list[Call] = []
         for call in self._queue:
             if over := call.over(now):
                 call.error = over
-                call.ended()
+                late.append(call)
             elif not batch or (call.kind == batch[0].kind and rows + call.rows <= self._limits.rows):
                 batch.append(call)
                 rows += call.rows
             else:
                 left.append(call)
         self._queue = left
+        if late:
+            _end(asyncio.get_running_loop(), late)  # may put new requests into the queue
         return batch
 
-    def _work(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call]) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], size: int) -> None:
         """On the engine's thread."""
         done = execute(engine[1], batch, self._limits.pad_to)
-        loop.call_soon_threadsafe(self._back, loop, engine, batch, done)
+        loop.call_soon_threadsafe(self._back, loop, engine, batch, size, done)
 
-    def _back(self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
-        self._done(engine, batch, done)
+    def _back(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], size: int, done: list[Executed]
+    ) -> None:
+        self._done(loop, engine, batch, size, done)
         if self._queue:
             self._dispatch(loop)
 
-    def _done(self, engine: Engine, batch: list[Call], done: list[Executed]) -> None:
+    def _done(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], size: int, done: list[Executed]
+    ) -> None:
         self._idle.append(engine)
-        self._count(done)
-        for call in batch:
-            call.ended()
+        self._count(done, size)
+        _end(loop, batch)
 
-    def _count(self, done: list[Executed]) -> None:
+    def _count(self, done: list[Executed], size: int) -> None:
         for rows, input_ns, infer_ns, output_ns in done:
             self._stats.executed(rows, input_ns, infer_ns, output_ns)
-            self._usual_ns = infer_ns if self._usual_ns == 1 << 62 else (7 * self._usual_ns + infer_ns) // 8
+            if self._usual_ns == 1 << 62:
+                self._usual_ns, self._usual_size = infer_ns, max(size, 1)
+            else:
+                self._usual_ns = (7 * self._usual_ns + infer_ns) // 8
+                self._usual_size = max((7 * self._usual_size + size // len(done)) // 8, 1)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
         for call in [call for call in self._queue if call.over(now)]:
             self._queue.remove(call)
             call.error = call.over(now)
-            call.ended()
+            _end(loop, [call])
         self._sweeping = bool(self._queue)
         if self._sweeping:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+
+def _end(loop: asyncio.AbstractEventLoop, calls: Sequence[Call]) -> None:
+    """Tell everybody; whatever happens to one, the others are told, too."""
+    for call in calls:
+        try:
+            call.ended()
+        except Exception as error:  # noqa: BLE001 - the boundary between requests
+            loop.call_exception_handler(
+                {"message": "An answer could not be sent; please report it.", "exception": error}
+            )

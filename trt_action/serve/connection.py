@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def answered(self, direct: Direct) -> None:
         """The answer of the short way is out."""
-        if direct.disconnected:
+        if direct.disconnected or self.gone():
             return
         if not direct.keep_alive:
             if direct.more_body:
@@ -139,8 +139,8 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def gone(self) -> bool:
-        """The client has hung up."""
-        return self.transport.is_closing()
+        """The client has hung up, or was hung up on: nothing may be written any more."""
+        return self._refused or self.transport.is_closing()
 
     def check(self, now: float) -> None:
         """Close if the client has used up its time: for a request, or for reading its answer."""
@@ -159,8 +159,9 @@ class Connection(HttpToolsProtocol):
         """Close, with a bare answer if there is one to give."""
         if self.transport.is_closing():
             return
-        started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if status is not None and not started:
+        cycle = self.cycle
+        owed = cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
+        if status is not None and not owed:  # else it would be taken for the answer to the request before
             Connection.refused += 1
             line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
             self.transport.write(line + header + b"content-length: 0\r\nconnection: close\r\n\r\n")
@@ -170,6 +171,9 @@ class Connection(HttpToolsProtocol):
         """Say no more, and let the client finish for a moment: closing while it still sends would make its kernel
         throw our answer away (RFC 9112, 9.6)."""
         self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what it still says is not sent
+            self.cycle.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.until = time.monotonic() + LINGER_SECONDS

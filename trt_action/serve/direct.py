@@ -128,7 +128,7 @@ class Direct(Exchange):
         connection = self._connection
         self.more_headers(headers)
         self.status, self.bytes_out = status, len(content)
-        if not self.disconnected:
+        if not self.disconnected and not connection.gone():
             if (b"connection", b"close") in headers:
                 self.keep_alive = False
             elif not self.keep_alive:

@@ -114,7 +114,7 @@ class Exchange:
             app.log.request(self._logged(now))
         if app.spans is not None:
             app.spans.record(self, now)
-        if call is not None:
+        if call is not None and (call.computed or call.error is not None):
             call.ended = nobody  # it refers to us: without this, only the garbage collector would free the tensors
         self.call = self.asked = None
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trt_action.engine.backend import Array, Session, infer
 from trt_action.errors import DataError, TrtActionError
+from trt_action.inputs import quote
 from trt_action.serve.refusal import RefusedError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def _run(engine: Infer, calls: Sequence[Call], pad_to: int | None) -> Executed:
     outputs = engine(feeds)
     computed = time.perf_counter_ns()
     alone = len(calls) == 1 and (pad_to is None or rows == pad_to)
+    if not alone:
+        _check_rows(outputs, pad_to or rows)
     first = 0
     for call in calls:
         last = first + call.rows
@@ -71,6 +74,15 @@ def _merge(calls: Sequence[Call], rows: int, pad_to: int | None) -> Mapping[str,
             parts.append(np.repeat(parts[-1][-1:], missing, axis=0))
         merged[name] = np.concatenate(parts)
     return merged
+
+
+def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:
+    """Raises:
+    DataError: an output has not one row per row of the inputs, so that nobody knows whose is whose.
+    """
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise DataError(f"Output {quote(name)} has shape {list(array.shape)} for {rows} rows.")
 
 
 def _told(error: Exception) -> RefusedError:

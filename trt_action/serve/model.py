@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from trt_action.serve import refusal
 from trt_action.serve.batching import Batcher, Call, Limits
 from trt_action.serve.decode import Decoder
 from trt_action.serve.folder import Served
@@ -74,9 +75,17 @@ class Model:
     def call(
         self, feeds: Mapping[str, Any], *, arrived: int, timeout: float, gone: Callable[[], bool] | None = None
     ) -> Call:
-        """A request for this model. `timeout`: seconds from now."""
-        first = next(iter(feeds.values()), None)
-        rows = int(first.shape[0]) if self.limits.rows > 1 and first is not None and first.ndim else 1
+        """A request for this model. `timeout`: seconds from now.
+
+        Raises:
+            RefusedError: the model is batched, and the inputs have different numbers of rows: beside others in one run,
+                a row of one request would meet the row of another.
+        """
+        rows = 1
+        if self.limits.rows > 1:
+            rows, *others = (array.shape[0] for array in feeds.values())
+            if any(other != rows for other in others):
+                raise refusal.bad("The inputs have different numbers of rows (axis 0).")
         return Call(feeds, rows, arrived=arrived, deadline=time.monotonic() + timeout, gone=gone)
 
     async def retire(self) -> None:
