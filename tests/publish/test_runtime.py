@@ -114,8 +114,9 @@ def shipped(trusted: Running, base: Reference, folder: Path) -> Iterator[Shipped
         options = Options(Reference(trusted.host, "acme/digits"), facts={"branch": "main"}, base=base)
         done = publish(versions.read(folder), options, opened, log=log.append)
         yield Shipped(done, registry, log, containers("/opt/trt-action/bin/python") - before)
-        for tag in done.tags:
-            subprocess.run(["docker", "rmi", "--force", f"{done.image}:{tag}"], capture_output=True, check=False)
+        assert docker("images", "--quiet", f"{done.image}:*") == "", "a name of the registry is left on this host"
+        for digest in docker("images", "--digests", "--format", "{{.Digest}}", done.image).split():
+            docker("rmi", "--force", f"{done.image}@{digest}")
 
 
 @contextlib.contextmanager
@@ -304,7 +305,7 @@ def test_a_push_that_is_refused_says_so(trusted: Running, base: Reference) -> No
         target = Reference(trusted.host, "acme/refused", "t")
         with pytest.raises(errors.RegistryError) as refused:
             engine_of_host.push(api, image, target, wrong)
-        docker("rmi", str(target))
+    assert docker("images", "--quiet", str(target)) == ""
     assert "no basic auth credentials" in refused.value.what or "unauthorized" in refused.value.what
     assert "canary-wrong" not in refused.value.what + refused.value.why
 

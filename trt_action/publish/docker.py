@@ -111,15 +111,20 @@ def push(
     Raises:
         RegistryError: with the engine's or the registry's own words.
     """
+    import docker
+
     log(f"Pushing {target}.")
     with _words(f"{target} cannot be pushed"):
         if not api.tag(image, target.name, target.tag):
             raise RegistryError(f"The engine does not tag {quote(image)} as {target}.")
-        stream = api.push(target.name, tag=target.tag, stream=True, decode=True, auth_config=_auth(credentials))
         digest, problem = None, ""
-        for event in stream:
-            problem = problem or _problem(event)
-            digest = (event.get("aux") or {}).get("Digest") or digest
+        try:
+            for event in api.push(target.name, target.tag, stream=True, decode=True, auth_config=_auth(credentials)):
+                problem = problem or _problem(event)
+                digest = (event.get("aux") or {}).get("Digest") or digest
+        finally:
+            with contextlib.suppress(docker.errors.APIError):
+                api.remove_image(str(target), noprune=True)  # the name alone: the image has one of this host's own
     if problem:
         raise RegistryError(
             f"{target} was not pushed: {quote(problem)}.",
