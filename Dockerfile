@@ -19,23 +19,29 @@ FROM system AS requirements
 ARG VARIANT=onnxruntime
 WORKDIR /build
 COPY pyproject.toml image/requirements.py ./
-RUN python3 requirements.py "${VARIANT}" action publish sbom serve > requirements.txt
+RUN python3 requirements.py onnxruntime action publish sbom serve > common.txt \
+    && python3 requirements.py "${VARIANT}" > variant.txt
 
-# The libraries: our own code does not touch this layer.
-FROM system AS libraries
+# The libraries that every variant has: built once for all of them, and not touched by our own code.
+FROM system AS common
 WORKDIR /build
 RUN python3 -m venv /opt/trt-action
 ENV PATH=/opt/trt-action/bin:$PATH
 COPY constraints.txt ./
-COPY --from=requirements /build/requirements.txt ./
-RUN python3 -m pip install --compile --constraint constraints.txt --requirement requirements.txt
+COPY --from=requirements /build/common.txt ./
+RUN python3 -m pip install --compile --constraint constraints.txt --requirement common.txt
 
 # Our own code as an installed package, in a prefix of its own.
-FROM libraries AS package
+FROM common AS package
 RUN python3 -m pip install --constraint constraints.txt "hatchling>=1.25,<2"
 COPY pyproject.toml README.md LICENSE ./
 COPY trt_action ./trt_action
 RUN python3 -m pip install --compile --no-deps --no-build-isolation --ignore-installed --prefix=/package .
+
+# The variant's own libraries beside them.
+FROM common AS libraries
+COPY --from=requirements /build/variant.txt ./
+RUN python3 -m pip install --compile --constraint constraints.txt --requirement variant.txt
 
 # What ships: no builder, no package cache.
 FROM system AS action

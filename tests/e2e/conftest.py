@@ -43,19 +43,30 @@ def docker(*arguments: str, timeout: float = 120) -> str:
 
 @pytest.fixture(scope="session")
 def action_image() -> Iterator[str]:
-    """The image of this work tree, from the stand-in base where the real one cannot be pulled. The cache volume of a
-    sibling is gone afterwards, unless it was there before."""
+    """The image of this work tree. The cache volume of a sibling is gone afterwards, unless it was there before."""
+    image = built("onnxruntime", IMAGE)
+    had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
+    yield image
+    if not had_cache:
+        docker("volume", "rm", "--force", CACHE_VOLUME)
+
+
+@pytest.fixture(scope="session")
+def rtx_image() -> str:
+    """The same with TensorRT for RTX: what it shares with the first is not built again."""
+    return built("tensorrt-rtx", f"{IMAGE}-tensorrt-rtx")
+
+
+def built(variant: str, tag: str) -> str:
+    """The id of the image: another session of this host may move the tag meanwhile. From the stand-in base where the
+    real one cannot be pulled."""
     try:
         docker("info", timeout=30)
     except (AssertionError, FileNotFoundError, subprocess.TimeoutExpired):
         pytest.skip("no Docker engine answers `docker info`")
     base = os.environ.get("TRT_ACTION_BASE_IMAGE") or stand_in()
-    build = ("build", "--quiet", "--build-arg", f"BASE_IMAGE={base}", "--tag", IMAGE, str(ROOT))
-    image = docker(*build, timeout=1_500)  # its id: another session of this host may move the tag meanwhile
-    had_cache = CACHE_VOLUME in docker("volume", "ls", "--quiet").split()
-    yield image
-    if not had_cache:
-        docker("volume", "rm", "--force", CACHE_VOLUME)
+    arguments = ("--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"VARIANT={variant}", "--tag", tag)
+    return docker("build", "--quiet", *arguments, str(ROOT), timeout=1_500)
 
 
 def stand_in() -> str:
@@ -125,8 +136,8 @@ def make_checkout(
 ) -> MakeCheckout:
     """A fresh runner and checkout: main holds the base model, the pull request the head model."""
 
-    def make(config: str = CONFIG) -> Checkout:
-        runner = Runner(tmp_path_factory.mktemp("runner"), action_image, ROOT / "action.yml", REPOSITORY)
+    def make(config: str = CONFIG, image: str = "") -> Checkout:
+        runner = Runner(tmp_path_factory.mktemp("runner"), image or action_image, ROOT / "action.yml", REPOSITORY)
         top = runner.workspace
         git(top, "init", "--quiet", "--initial-branch", "main")
         (top / "data").mkdir()
