@@ -84,7 +84,8 @@ def bump(
     base = base or repository.read("symbolic-ref", "--quiet", "--short", "HEAD")
     if base is None:
         raise GitError("No branch is checked out, so none can be pushed to.", fix="Name it: `--branch main`.")
-    place = absolute.resolve().relative_to(repository.top.resolve()).as_posix()
+    folder = absolute.parent.resolve().relative_to(repository.top.resolve())
+    place = (folder / absolute.name).as_posix()
     wanted = Commit(place, base, branch or base, message)
     return push(repository, wanted, lambda content: bumping.bump(content, wish, place), log)
 

@@ -134,7 +134,10 @@ class Kubernetes:
         for resources in GROUPS.values():
             for resource, (kind, _) in resources.items():
                 if kind == manifest["kind"]:
-                    return self.store.put(resource, copy.deepcopy(manifest))
+                    found = copy.deepcopy(manifest)
+                    if kind == "StatefulSet":
+                        found["spec"].setdefault("updateStrategy", {"type": "RollingUpdate"})
+                    return self.store.put(resource, found)
         raise KeyError(manifest["kind"])
 
     def get(self, resource: str, name: str, namespace: str = "models") -> Json:
@@ -143,14 +146,14 @@ class Kubernetes:
         return found
 
     def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-        """Until `condition` holds, looked at after every change of an object."""
+        """Until `condition` holds: looked at after every change of an object, and now and then."""
         end = time.monotonic() + seconds
         with self.store.changed:
             while not condition():
                 left = end - time.monotonic()
                 assert left > 0, "it did not come to that"
                 assert not self.controllers.broken, self.controllers.broken
-                self.store.changed.wait(left)
+                self.store.changed.wait(min(left, 0.05))  # requests that arrive notify nobody
 
     def settled(self, resource: str, name: str, image: str, namespace: str = "models") -> bool:
         """Whether every pod of a workload runs `image` and is ready, and no other is left."""
