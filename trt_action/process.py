@@ -41,10 +41,14 @@ DYING = 10.0
 _OF_THE_JOB = re.compile(
     r"INPUT_.*|ACTIONS_.*|GITHUB_(ENV|OUTPUT|PATH|STATE|STEP_SUMMARY)|(GITHUB|GH)_(ENTERPRISE_)?TOKEN"
     r"|GIT_CONFIG_(COUNT|KEY_\d+|VALUE_\d+|PARAMETERS)"
-    r"|CI_.*(TOKEN|PASSWORD|JWT).*|DOCKER_AUTH_CONFIG|.*REGISTRY.*(TOKEN|PASSWORD|AUTH).*",
+    r"|CI_.*(TOKEN|PASSWORD|JWT).*|CI_REPOSITORY_URL|(TRT_ACTION_)?GITLAB_TOKEN|SIGSTORE_ID_TOKEN"
+    r"|SIGN_KEY.*|COSIGN_(PASSWORD|PRIVATE_KEY)|KUBE_TOKEN|PROMETHEUS_TOKEN|TRT_ACTION_.*(TOKEN|PASSWORD|KEY).*"
+    r"|DOCKER_AUTH_CONFIG|.*REGISTRY.*(TOKEN|PASSWORD|AUTH).*"
+    r"|MLFLOW_TRACKING_(USERNAME|PASSWORD|TOKEN)",
     re.IGNORECASE,
 )
-"""Variables of GitHub's and GitLab's runners that grant something, registry logins, and what was lent to Git."""
+"""Variables of GitHub's and GitLab's runners that grant something, logins (registries, MLflow), what our commands take from
+the environment (keys to sign with, tokens of a cluster), and what was lent to Git."""
 
 
 NOBODY = 65_534

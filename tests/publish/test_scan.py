@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trt_action.errors import NotPublishedError, ScanError, SettingsError
-from trt_action.publish import scan
+from trt_action.publish import sbom, scan
 from trt_action.publish.scan import Asked, Ignored, Report, Target
 
 DATA = Path(__file__).parents[1] / "data" / "scans"
@@ -88,6 +88,43 @@ def test_the_gate_refuses_and_says_what_and_how(install: Install) -> None:
         scan.gate(IMAGE, Asked("medium"), today=TODAY, log=lambda _: None)
     assert "3 known vulnerabilities are above `max-severity: medium`" in refused.value.what
     assert "libssl3 3.0.15-1~deb12u1, fixed in 3.0.16-1~deb12u1" in refused.value.why
+
+
+def test_the_scanner_gets_its_own_variables_and_nothing_of_the_job(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("TRIVY_GITHUB_TOKEN", "its own")
+    where = install("trivy", DATA / "trivy-clean.json")
+    scan.scan(IMAGE, Asked("high"), today=TODAY)
+    told = (where / "env").read_text()
+    assert "canary" not in told
+    assert "TRIVY_GITHUB_TOKEN=its own" in told
+    (where / "syft").write_text(f'#!/bin/sh\n/usr/bin/env >{where}/env\necho \'{{"bomFormat":"CycloneDX"}}\'\n')
+    (where / "syft").chmod(0o755)
+    monkeypatch.setenv("SYFT_REGISTRY_AUTH_TOKEN", "its own")
+    sbom.packages("dir:/", syft=where / "syft", env={"SYFT_REGISTRY_AUTH_USERNAME": "given"})
+    told = (where / "env").read_text()
+    assert "canary" not in told
+    assert {"SYFT_REGISTRY_AUTH_TOKEN=its own", "SYFT_REGISTRY_AUTH_USERNAME=given"} <= set(told.splitlines())
+
+
+SECRETS = (
+    "INPUT_REGISTRY-PASSWORD",
+    "INPUT_SIGN-KEY",
+    "REGISTRY_PASSWORD",
+    "SIGN_KEY",
+    "SIGN_KEY_PASSWORD",
+    "TRT_ACTION_SIGN_KEY",
+    "TRT_ACTION_DEPLOY_TOKEN",
+    "COSIGN_PASSWORD",
+    "KUBE_TOKEN",
+    "PROMETHEUS_TOKEN",
+    "GITHUB_TOKEN",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "DOCKER_AUTH_CONFIG",
+)
 
 
 def test_the_scanner_is_asked_for_the_digest_and_the_login_is_no_argument(install: Install) -> None:

@@ -8,13 +8,12 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
 
 from tests.report import samples
 from trt_action.errors import SettingsError
 from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo
 from trt_action.publish import triton
-
-model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs `tritonclient[grpc]`")
 
 
 def model(

@@ -7,7 +7,6 @@ time and no random number of its own, so that a rerun makes the same one.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from trt_action import __version__
 from trt_action.console import clean
 from trt_action.errors import ScanError
 from trt_action.evidence import Estimate, Evidence
-from trt_action.publish import oci, provenance
+from trt_action.publish import oci, provenance, tools
 from trt_action.publish.reference import Reference
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
@@ -57,7 +56,7 @@ def packages(source: str, *, syft: Path, env: Mapping[str, str] | None = None) -
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **quiet, **(env or {})},
+            env=tools.environment("syft", {**quiet, **(env or {})}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=SYFT_SECONDS,

@@ -7,7 +7,6 @@ count against the image. Answers: trivy's JSON (`SchemaVersion` 2, https://trivy
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ import yaml
 from trt_action.console import clean
 from trt_action.errors import BackendUnavailableError, NotPublishedError, ScanError, SettingsError
 from trt_action.inputs import open_regular, quote
+from trt_action.publish import tools
 
 Severity = Literal["unknown", "negligible", "low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -275,7 +275,7 @@ def _on_path(target: Target, scanner: Scanner, path: str, env: Mapping[str, str]
     try:
         done = subprocess.run(
             [path, *arguments(target, scanner)],
-            env={**os.environ, **env},
+            env=tools.environment(scanner, env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=SECONDS,

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from trt_action.publish.reference import Reference
-from trt_action.publish.runtime import Open
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trt_action import process
+
+if TYPE_CHECKING:
+    from trt_action.publish.reference import Reference
+    from trt_action.publish.runtime import Open
+
+
+def environment(program: str, given: Mapping[str, str]) -> dict[str, str]:
+    """What `program` gets: its own variables (`SYFT_…`, `TRIVY_…`), what is no secret of the job, and `given`."""
+    front = f"{program.upper()}_"
+    own = {name: value for name, value in os.environ.items() if name.startswith(front)}
+    return {**process.without_secrets(os.environ), **own, **given}
 
 
 def login(image: Reference, open_registry: Open) -> dict[str, str]:
