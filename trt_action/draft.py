@@ -27,6 +27,7 @@ from trt_action.evidence import (
 )
 from trt_action.gpu_records import Telemetry
 from trt_action.layer_records import LayerDiff
+from trt_action.llm_records import LlmRun
 from trt_action.model import Model
 from trt_action.process import Progress
 from trt_action.search_records import Search
@@ -52,6 +53,7 @@ class Draft:
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None
+    llm: LlmRun | None = None
     accuracy: Accuracy = field(default_factory=Accuracy)
     gates: list[Gate] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Draft:
                     name: getattr(self, name)
                     for name in (
                         "outcome", "error", "source", "fingerprint", "head", "base", "base_note", "telemetry", "comparison",
-                        "speedup", "layer_diff", "accuracy", "gates", "stages", "warnings",
+                        "speedup", "layer_diff", "llm", "accuracy", "gates", "stages", "warnings",
                     )
                 },
             }

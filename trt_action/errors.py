@@ -224,6 +224,30 @@ class GitLabError(TrtActionError):
         self.status = status
 
 
+class EndpointError(MeasureError):
+    """A served language model could not be asked: no connection, a key refused, answers that are cut or malformed."""
+
+    exit_code = 19
+    title = "Endpoint"
+    default_fix = "Ask it once with `curl` from this host, and look at the server's log."
+
+
+class TrackingError(TrtActionError):
+    """A run could not be recorded in MLflow, and `mlflow-required` asks for it.
+
+    Args:
+        status: the HTTP status; 0 if there was no answer.
+    """
+
+    exit_code = 20
+    title = "MLflow"
+    default_fix = "Check the tracking server and the login, then `trt-action record` the evidence of this run."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", status: int = 0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.status = status
+
+
 class InterruptedRunError(TrtActionError):
     """The run was stopped by a signal (Ctrl-C or a cancelled job)."""
 

@@ -7,15 +7,18 @@ Ratios are head / base: above 1 means that head is slower.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from trt_action.gpu_records import DeviceLatency, Telemetry
 from trt_action.layer_records import LayerDiff, LayerReport
+from trt_action.llm_records import LlmRun
+from trt_action.records import Interval as Interval
 from trt_action.records import Name as Name
 from trt_action.records import Precision as Precision
 from trt_action.records import Record as Record
+from trt_action.records import Series as Series
 from trt_action.records import Sha256 as Sha256
 from trt_action.records import Text as Text
 from trt_action.search_records import Search
@@ -103,13 +106,6 @@ class Engine(Record):
     search: Search | None = Field(None, description="Where the recipe was searched and not given.")
 
 
-class Interval(Record):
-    """Order-statistic confidence interval of a percentile, ms."""
-
-    low_ms: float
-    high_ms: float
-
-
 class Latency(Record):
     """Latency of single inferences at the measured shape, one request at a time. Percentiles as trtexec defines
     them: `sorted[max(n - 1 - int((1 - p/100) * n), 0)]`. Nothing is deleted from the samples."""
@@ -132,15 +128,6 @@ class Latency(Record):
     series: Series | None = None
     device: DeviceLatency | None = Field(None, description="The parts of an inference on a GPU, by CUDA events.")
     notes: list[Text] = Field(default_factory=list)
-
-
-class Series(Record):
-    """Samples in the order they were taken, compact: base64(zlib(little-endian array of `dtype`))."""
-
-    unit: Literal["ns", "index", "ratio"]
-    dtype: Literal["uint32", "uint64", "float64", "int8", "uint8", "uint16"]
-    n: int = Field(ge=0)
-    data: Annotated[str, Field(max_length=16_000_000)]
 
 
 class Throughput(Record):
@@ -220,7 +207,8 @@ class Comparison(Record):
     )
     p99_ratio: Estimate | None = Field(None, description="Paired-block bootstrap.")
     p99_verdict: Verdict = "inconclusive"
-    witnesses: dict[Literal["block_min", "cpu_time"], Estimate] = Field(default_factory=dict)
+    of: Literal["inferences", "requests"] = Field("inferences", description="What one iteration is.")
+    witnesses: dict[Literal["block_min", "cpu_time", "ttft"], Estimate] = Field(default_factory=dict)
     noise_floor: Estimate | None = Field(None, description="Base against base, same run, same statistic.")
     margin: float = Field(ge=0, le=1000, description="Smallest relative slowdown or gain worth a verdict, e.g. 0.005.")
     tolerance: float = Field(ge=0, le=1000, description="`within-noise` when surely smaller than this, e.g. 0.02.")
@@ -389,10 +377,9 @@ class Evidence(Record):
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None
+    llm: LlmRun | None = Field(None, description="`backend: openai-endpoint`; then there is no `model`, `head`, `base`.")
     accuracy: Accuracy = Accuracy()
     gates: list[Gate] = Field(default_factory=list)
     stages: list[Stage] = Field(default_factory=list)
     warnings: list[Text] = Field(default_factory=list)
 
-
-Latency.model_rebuild()

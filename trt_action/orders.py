@@ -35,6 +35,7 @@ class Order:
         workspace: the checkout.
         facts: what tags need and evidence does not know (`branch`, `tag`, `pull_request`, `default_branch`).
         builder: the URI of who runs this.
+        ca: certificates (PEM) that vouch for the image's registry beside the system's.
         log: told about progress.
     """
 
@@ -45,6 +46,7 @@ class Order:
     workspace: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     builder: str = Options.builder
+    ca: Path | None = None
     log: Callable[[str], None] = lambda _: None
 
 
@@ -58,6 +60,11 @@ def publish(order: Order, evidences: Sequence[Evidence], kept: Sequence[Path]) -
         NotPublishedError: a run is red, an image too large, …
         TrtActionError: as `publish.publish`; what was published before it is whole and stays.
     """
+    if any(one.llm is not None for one in evidences):
+        raise errors.NotPublishedError(
+            "A served language model is not published: its server is there already, and this run built nothing.",
+            fix="Leave `registry` and `image` out of the job that judges an endpoint, or set `activity: measure`.",
+        )
     engines = [version.read(folder) for folder in kept]
     if len(engines) < len(evidences):
         raise errors.NotPublishedError("Nothing is published: not every model of this run has an engine.")
@@ -155,7 +162,9 @@ def _check_apart(engines: Sequence[Version], rules: Sequence[tags.Rule], facts: 
 
 def _opener(order: Order, session: requests.Session, target: Reference) -> Open:
     username, password = order.login
-    return opening.opener(session, target.host, username=username, password=password, env=order.env, log=order.log)
+    return opening.opener(
+        session, target.host, username=username, password=password, env=order.env, ca=order.ca, log=order.log
+    )
 
 
 def _signer(order: Order, session: requests.Session) -> Signer | None:

@@ -16,6 +16,7 @@ from trt_action.engine import kept
 from trt_action.evidence import Evidence, Source
 from trt_action.model import base as bases
 from trt_action.settings import Settings
+from trt_action.settings.llm_options import ENDPOINT
 
 Part = Literal["compare", "bench", "accuracy"]
 EVERYTHING: frozenset[Part] = frozenset({"compare", "bench", "accuracy"})
@@ -40,7 +41,8 @@ def run(
     try:
         draft.source = source or bases.source(cwd)
         with files.work_folder() as folder, engine.Cache(chosen.cache_folder(), chosen.cache_size) as cache:
-            _story(draft, Work(chosen, folder, cache, console, cwd, auto_base), parts)
+            tell = _endpoint_story() if chosen.backend == ENDPOINT else _story
+            tell(draft, Work(chosen, folder, cache, console, cwd, auto_base), parts)
             if keep:
                 keep(draft)
             draft.warnings += cache.warnings
@@ -50,6 +52,18 @@ def run(
     except KeyboardInterrupt as stop:
         draft.error = error_info(errors.interrupted(stop))
     return draft.evidence()
+
+
+def _endpoint_story() -> Callable[[Draft, Work, frozenset[Part]], None]:
+    """The story of a served language model (`llm_stages.py`), which needs an HTTP client."""
+    try:
+        from trt_action import llm_stages
+    except ModuleNotFoundError as missing:
+        raise errors.BackendUnavailableError(
+            f"`backend: {ENDPOINT}` needs {missing.name}, which is not installed.",
+            fix="`pip install 'trt-action[llm]'`.",
+        ) from None
+    return llm_stages.story
 
 
 def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:

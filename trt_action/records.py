@@ -17,3 +17,19 @@ class Record(BaseModel):
     """Frozen, closed, and without surprises in JSON: NaN and infinity are refused (use None)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Interval(Record):
+    """Order-statistic confidence interval of a percentile, ms."""
+
+    low_ms: float
+    high_ms: float
+
+
+class Series(Record):
+    """Samples in the order they were taken, compact: base64(zlib(little-endian array of `dtype`))."""
+
+    unit: Literal["ns", "index", "ratio"]
+    dtype: Literal["uint32", "uint64", "float64", "int8", "uint8", "uint16"]
+    n: int = Field(ge=0)
+    data: Annotated[str, Field(max_length=16_000_000)]

@@ -75,6 +75,8 @@ def outputs(
 
 
 def _name(evidence: Evidence) -> str | None:
+    if evidence.llm is not None:
+        return str(evidence.settings.get("name") or evidence.llm.head.model)
     return str(evidence.settings.get("name") or "") or (evidence.model.name if evidence.model else None)
 
 

@@ -60,7 +60,7 @@ class BaseModel:
 
 def load_head(work: Work) -> models.Model:
     s = work.settings
-    return _load_model(s.model, _label(s.model, work.cwd), s)
+    return _load_model(s.model_file, _label(s.model_file, work.cwd), s)
 
 
 def _load_model(path: Path, label: str, s: Settings) -> models.Model:
@@ -98,7 +98,7 @@ def _find_base(work: Work) -> tuple[bases.Base | None, str]:
     if kept.is_kept(work.cwd / s.base):
         return bases.Base(work.cwd / s.base, s.base, None, None, ""), ""
     return bases.resolve(
-        s.base, model=s.model, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
+        s.base, model=s.model_file, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
     )
 
 
@@ -189,7 +189,7 @@ def build(
     draft.built[role] = built
     draft.warnings += (f"{role}: {note}" for note in built.notes)
     return Side(
-        label=(base.label if base else _label(s.model, work.cwd))[:1_000],
+        label=(base.label if base else _label(s.model_file, work.cwd))[:1_000],
         commit=base.commit if base else draft.source.commit,
         model=model.info,
         engine=built.record,

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from trt_action.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASSED
 from trt_action.evidence import Accuracy, Comparison, Evidence, Gate, GateStatus, Outcome, Side
 from trt_action.judge import accuracy as right
-from trt_action.judge import latency, resources
+from trt_action.judge import endpoint, latency, resources
+from trt_action.llm_records import LlmRun
 from trt_action.settings import Settings
 
-__all__ = ["exit_code", "exit_code_of_all", "judge", "outcome", "overall"]
+__all__ = ["exit_code", "exit_code_of_all", "judge", "judge_endpoint", "outcome", "overall"]
 
-_ALWAYS_THERE = "finite-outputs"
+_ALWAYS_THERE = frozenset({"finite-outputs", "failed-requests"})
 _OF_TIMES = frozenset({"latency-threshold", "max-latency-regression", "min-throughput"})
 
 
@@ -34,7 +35,7 @@ def judge(
         doubt: why no time of this run can be trusted (evidence.Telemetry): then no rule about times is decided.
     """
     gates = [
-        *latency.regression(settings, base, comparison),
+        *latency.regression(settings, base is not None, comparison),
         *latency.thresholds(settings, head),
         *right.max_accuracy_drop(settings, accuracy),
         *right.min_accuracy(settings, accuracy),
@@ -47,6 +48,18 @@ def judge(
     return [_doubted(gate, doubt) if doubt and gate.name in _OF_TIMES else gate for gate in gates]
 
 
+def judge_endpoint(settings: Settings, run: LlmRun, comparison: Comparison | None, accuracy: Accuracy) -> list[Gate]:
+    """The same for a served language model; that every request is answered always holds."""
+    return [
+        *latency.regression(settings, run.base is not None, comparison),
+        *endpoint.thresholds(settings, run.head),
+        *endpoint.min_throughput(settings, run.head),
+        *endpoint.failed_requests(run.head, run.base),
+        *right.max_accuracy_drop(settings, accuracy),
+        *right.min_accuracy(settings, accuracy),
+    ]
+
+
 def _doubted(gate: Gate, doubt: str) -> Gate:
     if gate.status == "not-checked":
         return gate
@@ -56,10 +69,10 @@ def _doubted(gate: Gate, doubt: str) -> Gate:
 def outcome(gates: Sequence[Gate], comparison: Comparison | None) -> Outcome:
     """Any gate failed: failed. Else any inconclusive, or nothing decided: inconclusive. Else passed.
 
-    `finite-outputs` alone decides nothing where other rules were there and none could be checked. A comparison
+    What is always there alone decides nothing where other rules were there and none could be checked. A comparison
     without its gate (two engines side by side, no settings) counts by its verdict.
     """
-    statuses: list[GateStatus] = [gate.status for gate in gates if gate.name != _ALWAYS_THERE]
+    statuses: list[GateStatus] = [gate.status for gate in gates if gate.name not in _ALWAYS_THERE]
     if comparison is not None and not any(gate.name == "max-latency-regression" for gate in gates):
         statuses.append(latency.by_verdict(comparison))
     statuses = statuses or [gate.status for gate in gates]

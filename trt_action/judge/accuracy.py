@@ -8,6 +8,7 @@ from trt_action.evidence import Accuracy, Estimate, Gate, GateStatus, OutputPari
 from trt_action.judge import words
 from trt_action.settings import Settings
 from trt_action.settings.fields import METRICS
+from trt_action.settings.llm_options import ENDPOINT
 from trt_action.settings.rules import AccuracyDrop
 from trt_action.settings.values import decimal
 
@@ -26,7 +27,7 @@ def min_accuracy(settings: Settings, accuracy: Accuracy) -> list[Gate]:
         return []
     share = settings.metric in METRICS or asked.percent
     limit = words.percent(asked.value) if share else decimal(asked.value)
-    name, rule = "min-accuracy", f"{settings.metric if settings.metric in METRICS else 'metric'} ≥ {limit}"
+    name, rule = "min-accuracy", f"{_metric_word(settings)} ≥ {limit}"
     if task is None:
         return [_not_checked(name, rule, limit, accuracy)]
     observed = words.metric_interval(task.head, asked.value, fraction=share)
@@ -36,6 +37,12 @@ def min_accuracy(settings: Settings, accuracy: Accuracy) -> list[Gate]:
     status: GateStatus = "passed" if task.head.estimate >= asked.value - _ROUNDING else "failed"
     reason = f"Judged by the value on {task.samples} labelled samples; {_interval_words(task, asked.value, share)}."
     return [Gate(name=name, rule=rule, observed=observed, limit=limit, status=status, reason=reason)]
+
+
+def _metric_word(settings: Settings) -> str:
+    if settings.backend == ENDPOINT:
+        return "quality"
+    return settings.metric if settings.metric in METRICS else "metric"
 
 
 def _interval_words(task: TaskMetric, limit: float, share: bool) -> str:

@@ -82,7 +82,7 @@ def _longer(latency: Latency, factor: float) -> str:
     return f"`measure-seconds: {max(math.ceil(round(seconds, 6)), 1)}s` would probably decide it."
 
 
-def regression(settings: Settings, base: Side | None, comparison: Comparison | None) -> list[Gate]:
+def regression(settings: Settings, has_base: bool, comparison: Comparison | None) -> list[Gate]:
     """`max-latency-regression` as the comparison decided it; unset, the comparison's verdict against `margin`.
 
     Without a base there is no gate, except when the rule was asked for: then it says that it was not checked.
@@ -94,7 +94,7 @@ def regression(settings: Settings, base: Side | None, comparison: Comparison | N
     if comparison is None:
         if asked is None:
             return []
-        reason = "Head and base were not compared in this run." if base else "There is no base to compare with."
+        reason = "Head and base were not compared in this run." if has_base else "There is no base to compare with."
         return [_regression_gate(rule, "not compared", limit, "not-checked", reason)]
     observed = words.change_interval(comparison.p50_ratio, most) if comparison.p50_ratio else "not measured"
     status = by_verdict(comparison) if asked is None else _by_limit(comparison, asked)

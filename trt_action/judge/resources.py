@@ -5,7 +5,7 @@ from __future__ import annotations
 from trt_action.evidence import Gate, GateStatus, Side
 from trt_action.judge import words
 from trt_action.settings import Settings
-from trt_action.settings.units import rate_text, size_text
+from trt_action.settings.units import size_text
 
 _ROUNDING = 1e-9
 
@@ -15,15 +15,15 @@ def min_throughput(settings: Settings, head: Side) -> list[Gate]:
     asked, measured = settings.min_throughput, head.throughput
     if asked is None:
         return []
-    limit = rate_text(asked)
+    limit = str(asked)
     name, rule = "min-throughput", f"throughput ≥ {limit}"
     if measured is None:
         return [_not_measured(name, rule, limit, "Throughput was not measured in this run.")]
-    status: GateStatus = "passed" if measured.samples_per_second >= asked else "failed"
+    status: GateStatus = "passed" if measured.samples_per_second >= asked.per_second else "failed"
     reason = (
         f"Batch {measured.batch}, {measured.concurrency} in flight, {measured.seconds:.3g} s; one pass, no interval."
     )
-    observed = words.rate(measured.samples_per_second, asked)
+    observed = words.rate(measured.samples_per_second, asked.per_second)
     return [Gate(name=name, rule=rule, observed=observed, limit=limit, status=status, reason=reason)]
 
 

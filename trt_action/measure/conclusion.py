@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from trt_action.measure import tails, verdict
 from trt_action.measure.layout import Differences
 from trt_action.measure.pairs import Floats, Recording, Reduce, block_median, block_minimum
 from trt_action.measure.verdict import Answer, Rule, Sample
+
+Witness = Literal["block_min", "cpu_time", "ttft"]
 
 UNUSABLE_TRACE = 0.01
 """Share of pairs without a usable duration above which the clock is not trusted."""
@@ -27,6 +30,7 @@ class Facts:
     units: tuple[Unit, ...]
     stopped: str
     warnings: tuple[str, ...]
+    of: Literal["inferences", "requests"] = "inferences"
 
 
 def sample_of(recording: Recording) -> Sample:
@@ -53,7 +57,7 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
     p50 = verdict.estimate_ratio(sample.typical.d, rule.confidence, allowance)
     p99 = tails.p99_ratio(main, rule.confidence, facts.seed)
     floor = verdict.estimate_ratio(sample.typical.floor, rule.confidence, allowance)
-    witnesses = _witnesses(recording, sample, given, rule.confidence)
+    witnesses = _witnesses(recording, sample, given, rule.confidence, facts.of)
     veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, p50, rule)
     if veto:
         limit_status: GateStatus = "not-checked" if rule.limit is None else "inconclusive"
@@ -64,6 +68,7 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
         p50_ratio=p50,
         p99_ratio=p99,
         p99_verdict="inconclusive" if veto else tails.p99_verdict(p99),
+        of=facts.of,
         witnesses=witnesses,
         noise_floor=floor,
         margin=rule.margin,
@@ -83,12 +88,16 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
     )
 
 
-def _witnesses(recording: Recording, sample: Sample, given: Answer, confidence: float) -> dict[str, Estimate]:
+def _witnesses(
+    recording: Recording, sample: Sample, given: Answer, confidence: float, of: Literal["inferences", "requests"]
+) -> dict[Witness, Estimate]:
     main = recording.main
-    found = {"block_min": verdict.estimate_ratio(sample.fastest.d, confidence, given.fastest_allowance or 0.0)}
+    found: dict[Witness, Estimate | None] = {}
+    found["block_min"] = verdict.estimate_ratio(sample.fastest.d, confidence, given.fastest_allowance or 0.0)
     head, base = recording.head_cpu, recording.base_cpu
     if len(head) == len(main) and len(head) and head.min() > 0 and base.min() > 0:
-        found["cpu_time"] = verdict.estimate_ratio(np.log(head / base), confidence, given.typical_allowance or 0.0)
+        second: Witness = "ttft" if of == "requests" else "cpu_time"
+        found[second] = verdict.estimate_ratio(np.log(head / base), confidence, given.typical_allowance or 0.0)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -149,7 +158,7 @@ def _reason(given: Answer, sample: Sample, p50: Estimate | None, fastest: Estima
 
 
 def _warnings(
-    recording: Recording, given: Answer, p50: Estimate | None, witnesses: dict[str, Estimate], rule: Rule
+    recording: Recording, given: Answer, p50: Estimate | None, witnesses: dict[Witness, Estimate], rule: Rule
 ) -> list[str]:
     found = []
     if unusable := _unusable(recording):
@@ -163,11 +172,12 @@ def _warnings(
     if p50 is not None:
         names = {"block_min": "The fastest iteration of each block", "cpu_time": "CPU time"}
         for name, witness in witnesses.items():
-            if _disagree(p50, witness, rule.margin):
-                found.append(
-                    f"{names[name]} says {change(witness)}, wall time says {change(p50)}: the difference may come "
-                    "from the host (waiting, frequency, neighbours) rather than from the engine."
-                )
+            if name == "ttft" or not _disagree(p50, witness, rule.margin):
+                continue  # the time to first text may well have changed otherwise than the whole
+            found.append(
+                f"{names[name]} says {change(witness)}, wall time says {change(p50)}: the difference may come "
+                "from the host (waiting, frequency, neighbours) rather than from the engine."
+            )
     return found
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -67,7 +67,9 @@ class Plan:
 
     Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset. A unit is a
     fresh set of processes; it is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes
-    after `units` units, then one every `look_every` pairs; units after the first look are twice as long.
+    after `units` units, then one every `look_every` pairs; units after the first look are twice as long. `kept`: iterations
+    of a block after its first, None: as many as `BLOCK_SECONDS` take. `of`: what an iteration is; of requests, `Block.cpu_ns`
+    is their time to first text.
     """
 
     max_seconds: float = 60.0
@@ -80,6 +82,8 @@ class Plan:
     reloads: int = 1
     pairs_per_load: int = 10
     look_every: int = 10
+    kept: int | None = None
+    of: Literal["inferences", "requests"] = "inferences"
 
     @property
     def rule(self) -> Rule:
@@ -146,6 +150,7 @@ def recompute(comparison: Comparison) -> Comparison:
         tuple(comparison.units),
         comparison.stopped,
         tuple(comparison.warnings),
+        comparison.of,
     )
     return conclude(from_series(comparison.series), facts)
 
@@ -193,6 +198,8 @@ class _Duet:
 
         From the fastest iteration: a busy host must not make the blocks short, where it needs them long.
         """
+        if self.plan.kept is not None:
+            return self.plan.kept
         if self.recorder.kept:
             return self.recorder.kept[0]
         seconds = max(self.fastest("head", sides.head), self.fastest("base", sides.base))
@@ -276,6 +283,7 @@ class _Duet:
             self.recorder.units(),
             stopped,
             tuple(warnings),
+            self.plan.of,
         )
         return conclude(self.recorder.recording(), facts)
 

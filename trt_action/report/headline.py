@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trt_action.evidence import Evidence, Gate, Outcome
 from trt_action.report import format as fmt
+from trt_action.report import llm
 from trt_action.report import sections as parts
 from trt_action.report.escape import clip
 
@@ -60,6 +61,9 @@ def _latency_in_words(evidence: Evidence) -> str:
     head = evidence.head.latency if evidence.head else None
     comparison = evidence.comparison
     if comparison is None or comparison.p50_ratio is None:
+        if evidence.llm is not None:
+            compared = "no base to compare with" if evidence.llm.base is None else "not compared"
+            return f"{llm.line(evidence) or 'times not checked'}, {compared}"
         if head is None:
             return "latency not checked"
         return f"p50 {fmt.ms(head.p50_ms)}, " + ("no base to compare with" if not evidence.base else "not compared")
@@ -116,8 +120,23 @@ def _accuracy_in_words(evidence: Evidence) -> str:
 
 def model_name(evidence: Evidence, limit: int = 80) -> str:
     """The model's name; an evidence that ended before the model was read has only the setting."""
-    name = evidence.model.name if evidence.model else evidence.settings.get("name") or evidence.settings.get("model")
+    asked = evidence.settings
+    name = evidence.model.name if evidence.model else asked.get("name") or asked.get("model")
+    if not name and evidence.llm is not None:
+        name = evidence.llm.head.model
+    name = name or asked.get("endpoint-model") or asked.get("endpoint-image") or asked.get("endpoint")
     return clip(str(name or "model"), limit)
+
+
+def distinct_names(evidences: Sequence[Evidence], limit: int = 80) -> list[str]:
+    """The models' names; a second run of the same model (on another host) is `name (2)`."""
+    found: list[str] = []
+    for one in evidences:
+        name, again = model_name(one, limit), 1
+        while (shown := name if again == 1 else f"{name} ({again})") in found:
+            again += 1
+        found.append(shown)
+    return found
 
 
 def overall(evidences: Sequence[Evidence]) -> Headline:

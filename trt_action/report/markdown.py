@@ -37,6 +37,7 @@ DROP_ORDER = {
     "layers": "layers",
     "gpu": "how the GPU was",
     "latency": "latency in detail",
+    "llm": "served model in detail",
     "precision": "precision",
     "chart": "chart",
     "layer-diff": "differences of layers",
@@ -131,7 +132,7 @@ def _in_budget(
         "icons": STATUS_ICON,
     }
     order = [name for name in DROP_ORDER if several or name not in ("models", "overall")]
-    for name in ("search", "gpu", "layers", "layer-diff"):  # nobody misses what most evidence never had
+    for name in ("search", "gpu", "layers", "layer-diff", "llm"):  # nobody misses what most evidence never had
         if not any(name in one.sections for one in views):
             order.remove(name)
 

@@ -17,7 +17,7 @@ from trt_action.evidence import (
     TaskMetric,
 )
 from trt_action.report import format as fmt
-from trt_action.report import gpu, search
+from trt_action.report import gpu, llm, search
 from trt_action.report import layers as layer_parts
 from trt_action.report.escape import clip
 from trt_action.report.parts import STATUS_WORD, Cell, Code, Limits, Mark, Section, Table
@@ -30,6 +30,7 @@ def sections(evidence: Evidence, limits: Limits) -> dict[str, Section]:
     found = (
         gates(evidence, limits),
         latency(evidence),
+        llm.section(evidence, limits),
         accuracy(evidence.accuracy, limits),
         precision(evidence, limits),
         search.section(evidence, limits),
@@ -172,7 +173,11 @@ def method(comparison: Comparison | None, limits: Limits) -> Section | None:
     )
 
 
-WITNESS_WORDS = {"block_min": "fastest of each block", "cpu_time": "CPU or device time"}
+WITNESS_WORDS = {
+    "block_min": "fastest of each block",
+    "cpu_time": "CPU or device time",
+    "ttft": "time to first text",
+}
 
 
 def more_needed(comparison: Comparison) -> str:
@@ -190,8 +195,9 @@ def _method_lines(c: Comparison, limits: Limits) -> Iterable[str]:
     if c.reason:
         yield clip(c.reason, limits.text)
     yield (
-        f"{fmt.plural(c.pairs, 'pair')} of interleaved blocks, {fmt.plural(c.iterations, 'inference')} per side, "
-        f"{fmt.plural(len(c.units), 'fresh set')} of processes, {fmt.seconds(c.seconds)}, seed {c.seed}."
+        f"{fmt.plural(c.pairs, 'pair')} of interleaved blocks, {fmt.plural(c.iterations, c.of[:-1])} per side, "
+        f"{fmt.plural(len(c.units), 'fresh set')} of {'processes' if c.of == 'inferences' else 'connections'}, "
+        f"{fmt.seconds(c.seconds)}, seed {c.seed}."
     )
     yield (
         f"A change counts when it is surely above the margin of {fmt.percent(c.margin)}; it is noise when surely below "

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trt_action.evidence import Evidence, Gate, GateStatus, Latency, OutputParity, Side, TaskMetric
+from trt_action.llm_records import LlmRun
 from trt_action.report import format as fmt
+from trt_action.report import llm
 from trt_action.report import sections as parts
 from trt_action.report.escape import clip
 from trt_action.report.headline import headline, model_name, verdict
@@ -28,14 +30,19 @@ class _Row:
     difference: str = fmt.NONE
     gates: tuple[str, ...] = ()
     """Names of the gates that judge this row."""
+    served: str = ""
+    """`ttft@16`: the time and the requests in flight that a rule about an endpoint names."""
 
 
 def first_table(evidence: Evidence, limits: Limits) -> Table | None:
     """Rows: latency, throughput, memory, size, accuracy. Columns that would be empty are left out."""
-    head = evidence.head
-    if head is None:
+    head, served = evidence.head, evidence.llm
+    if served is not None:
+        rows = [*_served_rows(evidence, served), *_accuracy_rows(evidence)]
+    elif head is not None:
+        rows = [*_latency_rows(evidence, head), *_resource_rows(head, evidence.base), *_accuracy_rows(evidence)]
+    else:
         return None
-    rows = [*_latency_rows(evidence, head), *_resource_rows(head, evidence.base), *_accuracy_rows(evidence)]
     columns: dict[str, list[Cell]] = {
         "": [row.label for row in rows],
         "base": [row.base for row in rows],
@@ -43,7 +50,7 @@ def first_table(evidence: Evidence, limits: Limits) -> Table | None:
         "difference": [row.difference for row in rows],
         "limit": [_limit_cell(evidence.gates, row, limits) for row in rows],
     }
-    if evidence.base is None:
+    if evidence.base is None and (served is None or served.base is None):
         del columns["base"]
     for optional in ("difference", "limit"):
         if all(cell == fmt.NONE for cell in columns[optional]):
@@ -61,15 +68,39 @@ def overall_table(evidences: Sequence[Evidence], limits: Limits) -> Table:
 def _overall_row(evidence: Evidence) -> tuple[Cell, ...]:
     line, head, task = headline(evidence), evidence.head, evidence.accuracy.task
     ratio = evidence.comparison.p50_ratio if evidence.comparison else None
+    if evidence.llm is not None:
+        engine = clip(evidence.llm.head.label, 40)
+        p50 = llm.line(evidence) or NOT_CHECKED
+    else:
+        engine = clip(f"{head.engine.precision}, {head.engine.backend}", 40) if head else fmt.NONE
+        p50 = fmt.ms(head.latency.p50_ms) if head and head.latency else NOT_CHECKED
     return (
         model_name(evidence, 60),
-        clip(f"{head.engine.precision}, {head.engine.backend}", 40) if head else fmt.NONE,
+        engine,
         host_name(evidence, 40),
         Mark(verdict(evidence), line.word),
-        fmt.ms(head.latency.p50_ms) if head and head.latency else NOT_CHECKED,
+        p50,
         fmt.change_interval(ratio) if ratio else NOT_CHECKED,
         parts.metric_value(task, task.head.estimate) if task else NOT_CHECKED,
     )
+
+
+def _served_rows(evidence: Evidence, run: LlmRun) -> Iterable[_Row]:
+    """The paired comparison first: it is what decides. Then the passes."""
+    c = evidence.comparison
+    if c is not None and c.p50_ratio:
+        yield _Row(
+            "whole answer, paired", fmt.NONE, fmt.NONE, fmt.change_interval(c.p50_ratio), ("max-latency-regression",)
+        )
+        first = c.witnesses.get("ttft")
+        if first:
+            yield _Row("first text, paired", fmt.NONE, fmt.NONE, fmt.change_interval(first))
+    for label, base, head, difference, concurrency, metric in llm.rows(run):
+        mark = f"{metric}@{concurrency}"
+        gates = ("min-throughput",) if metric == "throughput" and concurrency == llm.levels(run)[-1] else ()
+        yield _Row(label, base, head, difference, gates or ("latency-threshold",), mark)
+    if not run.head.levels:
+        yield _Row("times", fmt.NONE, NOT_CHECKED, gates=("latency-threshold", "min-throughput"))
 
 
 def host_name(evidence: Evidence, limit: int = 60) -> str:
@@ -192,6 +223,11 @@ def _limit_words(gate: Gate) -> str:
 
 def _is_about(gate: Gate, row: _Row) -> bool:
     """`latency-threshold` names its percentile in the rule."""
+    if gate.name == "latency-threshold" and row.served:
+        metric, _, concurrency = row.served.partition("@")
+        words = gate.rule.split()
+        asked = words[0] if words[0] in llm.TIMES else "e2e"
+        return (asked, words[-1]) == (metric, concurrency)
     if gate.name != "latency-threshold" or row.label not in PERCENTILES:
         return True
     found = _PERCENTILE.search(gate.rule)

@@ -129,6 +129,21 @@ _ON_FAILURE = {
     "max-memory": "Use a smaller batch or precision, or raise the limit.",
     "min-precision-share": "See “Precision achieved”: widen `op-types`, shorten `exclude-nodes`, or lower the share.",
 }
+_ON_ENDPOINT = {
+    "failed-requests": ("See “Served model in detail” for what the server said, and its log.", ""),
+    "latency-threshold": ("Make the server or its model faster, or set the limit to what production needs.", ""),
+    "max-accuracy-drop": (
+        "See which kinds of questions got worse in “Served model in detail”.",
+        "Ask more questions in `quality`.",
+    ),
+    "min-accuracy": (
+        "See which kinds of questions are wrong in “Served model in detail”.",
+        "Ask more questions in `quality`.",
+    ),
+    "min-throughput": ("Try more `concurrencies`, a larger batch in the server, or lower the limit.", ""),
+}
+"""Of a served model: when the gate failed, and when it could not be decided."""
+
 _ON_DOUBT = {
     "max-accuracy-drop": "Give more labelled samples in `validation-data`.",
     "min-accuracy": "Give more labelled samples in `validation-data`.",
@@ -136,6 +151,8 @@ _ON_DOUBT = {
 
 
 def _next_step(evidence: Evidence, gate: Gate) -> str:
+    if evidence.llm is not None and gate.name in _ON_ENDPOINT:
+        return _ON_ENDPOINT[gate.name][gate.status != "failed"]
     if gate.status == "failed":
         return _ON_FAILURE.get(gate.name, "")
     if gate.name == "max-latency-regression" and evidence.comparison:
@@ -195,6 +212,10 @@ def _footer(evidence: Evidence) -> Iterable[str]:
     if evidence.head:
         engine = evidence.head.engine
         yield f"{engine.precision} on {engine.backend} {engine.backend_version}"
+    if evidence.llm:
+        yield f"{clip(evidence.llm.head.model, 60)} at {clip(evidence.llm.head.label, 60)}"
+        if evidence.llm.base:
+            yield f"base {clip(evidence.llm.base.model, 60)} at {clip(evidence.llm.base.label, 60)}"
     if evidence.fingerprint:
         yield host_name(evidence)
     if evidence.stages:

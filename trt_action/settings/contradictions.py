@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trt_action.errors import SettingsError
+from trt_action.settings import endpoints
 from trt_action.settings.fields import METRICS
+from trt_action.settings.llm_options import ENDPOINT
 from trt_action.settings.schema import Settings
 from trt_action.settings.units import percent_text
 
@@ -35,12 +37,22 @@ def check(settings: Settings) -> tuple[str, ...]:
     Raises:
         SettingsError: a contradiction; names both keys and the fix.
     """
+    endpoints.check(settings)
     _check_comparison(settings)
     _check_quantized(settings)
     _check_search(settings)
     _check_accuracy(settings)
     _check_tensorrt(settings)
+    _check_mlflow(settings)
     return tuple(_notes(settings))
+
+
+def _check_mlflow(s: Settings) -> None:
+    if s.mlflow_alias is not None and s.mlflow_model is None:
+        raise SettingsError(
+            f"`mlflow-alias: {s.mlflow_alias}` belongs to a version of a registered model, and `mlflow-model` names none.",
+            fix="Set `mlflow-model`, e.g. `mlflow-model: detector`.",
+        )
 
 
 def _check_comparison(s: Settings) -> None:
@@ -92,7 +104,7 @@ def _check_accuracy(s: Settings) -> None:
 
 
 def _check_tensorrt(s: Settings) -> None:
-    if s.backend == "onnxruntime":
+    if s.backend not in {"tensorrt", "tensorrt-rtx"}:
         return
     if s.device == "cpu":
         raise SettingsError(
@@ -112,6 +124,9 @@ def _check_tensorrt(s: Settings) -> None:
 
 
 def _notes(s: Settings) -> Iterator[str]:
+    yield from endpoints.notes(s)
+    if s.backend == ENDPOINT:
+        return
     yield from _data_notes(s)
     if s.base == "none" and s.max_latency_regression is not None:
         yield "`max-latency-regression` is not checked: `base` is `none`."

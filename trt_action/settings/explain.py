@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,7 +55,10 @@ def no_model() -> SettingsError:
 
 
 def _value(value: Any) -> str:
-    return shown(value) if value != "" else '""'
+    """Without what may be a secret in a URL: its user and its query."""
+    text = re.sub(r"//[^/\s]*@", "//***@", str(value)) if "://" in str(value) else value
+    text = re.sub(r"\?\S*", "?***", text) if text is not value else value
+    return shown(text) if value != "" else '""'
 
 
 def _allowed(key: str) -> str:

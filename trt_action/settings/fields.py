@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from trt_action.settings import rules, units, values
+from trt_action.settings import mlflow, rules, units, values
 from trt_action.settings.options import BY_NAME
 
 METRICS = ("top1", "top5")
@@ -50,7 +50,7 @@ _ONE_LINE = {
 }
 _TIME = rf"{units.NUMBER}\s*(?:us|µs|μs|ms|s)"
 _RULE = _matching(
-    rf"(?:[Mm][Ee][Aa][Nn]|[Mm][Ee][Dd][Ii][Aa][Nn]|[Mm][Aa][Xx]|[Pp](?:50|90|95|99))\s*(?:<=?|≤)\s*{_TIME}"
+    rf"(?:(?:[Tt][Tt][Ff][Tt]|[Ii][Tt][Ll]|[Tt][Pp][Oo][Tt]|[Ee]2[Ee])\s+)?(?:[Mm][Ee][Aa][Nn]|[Mm][Ee][Dd][Ii][Aa][Nn]|[Mm][Aa][Xx]|[Pp](?:50|90|95|99))\s*(?:<=?|≤)\s*{_TIME}(?:\s+at\s+[0-9]{{1,4}})?"
     rf"|{_TIME}|{units.NUMBER}"
 )
 _RULE_LINE = {"type": "string", "minLength": 1}
@@ -182,7 +182,33 @@ def _dotted(name: str) -> str:
 
 
 def rate(*, optional: bool = False) -> Reads:
-    return Reads(units.rate, _matching(rf"\+?{units.NUMBER}\s*(?:samples\s*)?/s"), optional)
+    return Reads(rules.rate, _matching(rf"\+?{units.NUMBER}\s*(?:samples\s*|tok(?:ens)?\s*)?/s"), optional)
+
+
+def url(*, optional: bool = False) -> Reads:
+    return Reads(values.url, {"type": "string", "pattern": r"^\s*https?://[^\s@?#]+\s*$"}, optional)
+
+
+def tracking_uri() -> Reads:
+    return Reads(mlflow.tracking_uri, {"type": "string", "pattern": r"^\s*https?://[^\s@?#]+\s*$"}, optional=True)
+
+
+def registered_name() -> Reads:
+    return Reads(mlflow.registered_name, {**_ONE_LINE, "maxLength": 256, "pattern": r"^[^\n\r\u0000/:]*$"}, optional=True)
+
+
+def model_alias() -> Reads:
+    return Reads(mlflow.alias, _matching("[A-Za-z0-9_-]{1,255}"), optional=True)
+
+
+def arguments() -> Reads:
+    return Reads(values.arguments, _ONE_LINE, optional=True)
+
+
+def whole_numbers(low: int, high: int) -> Reads:
+    one = {"type": "integer", "minimum": low, "maximum": high}
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": 16}
+    return Reads(partial(values.whole_numbers, low=low, high=high), {"anyOf": [several, one, {"type": "string"}]})
 
 
 def latency_rules() -> Reads:

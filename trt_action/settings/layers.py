@@ -20,12 +20,13 @@ from trt_action.settings.options import BY_NAME
 from trt_action.settings.schema import MAX_MODELS, Settings, Source
 
 PATHS = frozenset(
-    {"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template", "modelopt-python"}
+    {"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template", "modelopt-python", "prompts", "quality"}
 )
 """Settings whose text may be a path. `base`, `metric` and `cache` also have words that are not."""
 
-NOT_SETTINGS = frozenset({"config", "parent", "sibling"})
-"""`TRT_ACTION_…` variables that are no settings: the config file, and those that the program sets for its children."""
+NOT_SETTINGS = frozenset({"config", "parent", "sibling", "endpoint-key", "base-endpoint-key"})
+"""`TRT_ACTION_…` variables that are no settings: the config file, those that the program sets for its children, and
+secrets."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Given:
 
 
 Layer = dict[str, Given]
+
+JUDGED = ("model", "endpoint", "endpoint-image")
+"""What an entry of `models` may be about."""
 
 
 def load(
@@ -72,9 +76,11 @@ def _environment(env: Mapping[str, str], cwd: Path) -> tuple[Layer, tuple[str, .
         name = variable.removeprefix("TRT_ACTION_").lower().replace("_", "-")
         if name in BY_NAME and variable == _variable(name):
             layer[name] = Given(_from_text(name, text, cwd, variable), "env", f"environment variable {variable}")
+        elif name in NOT_SETTINGS:
+            continue
         elif values.nearest(name, BY_NAME, cutoff=0.8):
             raise explain.unknown_key(variable, "environment", [_variable(valid) for valid in BY_NAME])
-        elif name not in NOT_SETTINGS:
+        else:
             notes.append(f"The environment variable `{values.shown(variable)}` is no setting and was not read.")
     for name in BY_NAME:
         variable = f"INPUT_{name.upper()}"
@@ -111,7 +117,7 @@ def _choose(file: ConfigFile, above: Layer) -> list[Layer]:
     wanted = above.get("model")
     if wanted is None:
         return [layer | above for layer in entries or [shared]]
-    matching = [layer for layer in entries if _same_path(layer["model"].value, wanted.value)]
+    matching = [layer for layer in entries if "model" in layer and _same_path(layer["model"].value, wanted.value)]
     if not matching:
         other = "model" in shared and not _same_path(shared["model"].value, wanted.value)
         matching = [{key: given for key, given in shared.items() if not (other and key == "name")}]
@@ -143,8 +149,11 @@ def file_layers(file: ConfigFile) -> tuple[Layer, list[Layer]]:
         )
     entries = []
     for index, entry in enumerate(models):
-        if not isinstance(entry, dict) or entry.get("model") in (None, ""):
-            raise SettingsError(f"Entry {index + 1} of `models` ({place}) has no `model`.", fix="Add `model: PATH`.")
+        if not isinstance(entry, dict) or all(entry.get(key) in (None, "") for key in JUDGED):
+            raise SettingsError(
+                f"Entry {index + 1} of `models` ({place}) has no `model`.",
+                fix="Add `model: PATH`, or `endpoint: URL` of a served language model.",
+            )
         entries.append(_set_keys(shared | _layer(file, entry, folder, ("models", index))))
     return _set_keys(shared), entries
 

@@ -5,14 +5,19 @@ model, the JSON Schema and the README's table all come from here. Standard libra
 from __future__ import annotations
 
 from trt_action.settings.deploy_options import DEPLOY_OPTIONS
+from trt_action.settings.gate_options import GATE_OPTIONS
+from trt_action.settings.llm_options import LLM_GROUP, LLM_OPTIONS
+from trt_action.settings.mlflow_options import MLFLOW_GROUP, MLFLOW_OPTIONS
 from trt_action.settings.option import ACTION_GROUP, Option
 from trt_action.settings.publish_options import PUBLISH_OPTIONS
 
-GROUPS = ("Model", "Precision and data", "Engine", "Measuring", "Gates", "Output")
+GROUPS = ("Model", "Precision and data", "Engine", LLM_GROUP, "Measuring", "Gates", "Output", MLFLOW_GROUP)
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("model", "Model", None, "PATH", "ONNX model to judge (head)."),
+    Option(
+        "model", "Model", None, "PATH", "ONNX model to judge (head); every backend but `openai-endpoint` needs one."
+    ),
     Option("name", "Model", None, "NAME", "Display name; default: the file's stem."),
     Option(
         "base",
@@ -141,8 +146,8 @@ OPTIONS: tuple[Option, ...] = (
         "Engine",
         "onnxruntime",
         "NAME",
-        "What compiles and runs the model.",
-        ("onnxruntime", "tensorrt", "tensorrt-rtx"),
+        "What compiles and runs the model; `openai-endpoint` judges a served language model (docs/llm.md).",
+        ("onnxruntime", "tensorrt", "tensorrt-rtx", "openai-endpoint"),
     ),
     Option(
         "device",
@@ -241,6 +246,7 @@ OPTIONS: tuple[Option, ...] = (
         "Engine cache; `auto` = `$TRT_ACTION_CACHE`, else the user's cache folder.",
     ),
     Option("cache-size", "Engine", "5GB", "SIZE", "Oldest engines are dropped above this."),
+    *LLM_OPTIONS,
     Option("measure-seconds", "Measuring", "3s", "DURATION", "Length of the latency pass of each side."),
     Option("max-seconds", "Measuring", "60s", "DURATION", "Time limit of the comparison of head and base."),
     Option("margin", "Measuring", "0.5%", "PERCENT", "Smallest change of p50 that is called a change."),
@@ -261,35 +267,10 @@ OPTIONS: tuple[Option, ...] = (
         "Look at each layer with the backend's profiler, in a short pass of its own, and hold head's against base's.",
     ),
     Option("seed", "Measuring", 0, "N", "Of synthetic inputs, order of blocks and resampling."),
-    Option("latency-threshold", "Gates", None, "RULE", "Absolute limit: `p99 < 50ms`; a bare `50` is p99 in ms."),
-    Option(
-        "max-latency-regression",
-        "Gates",
-        None,
-        "PERCENT",
-        "Fail when head is surely slower than base by more than this; unset: by more than `margin`.",
-    ),
-    Option(
-        "max-accuracy-drop",
-        "Gates",
-        None,
-        "DROP",
-        "Largest loss of the task metric: `0.5%` (points) or `0.5% relative`; against base, or the reference.",
-    ),
-    Option("min-accuracy", "Gates", None, "PERCENT", "Smallest task metric."),
-    Option("min-throughput", "Gates", None, "RATE", "Smallest throughput, e.g. `2000/s` (samples per second)."),
-    Option("max-engine-size", "Gates", None, "SIZE", "Largest engine, e.g. `200MB`."),
-    Option("max-memory", "Gates", None, "SIZE", "Largest peak memory of the serving process, e.g. `4GB`."),
-    Option(
-        "on-inconclusive",
-        "Gates",
-        "pass",
-        "pass|fail",
-        "What an inconclusive gate does to the exit code.",
-        ("pass", "fail"),
-    ),
+    *GATE_OPTIONS,
     Option("output", "Output", "trt-action-report", "DIR", "Folder for evidence, comment, summary and report."),
     Option("template", "Output", None, "PATH", 'Your own comment template; `{% extends "comment.md.j2" %}`.'),
+    *MLFLOW_OPTIONS,
 )
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}

@@ -23,7 +23,7 @@ def for_base(head: Settings, config: Path | None) -> Settings:
     wanted = {kebab(name): name for name in ENGINE_FIELDS if head.sources[kebab(name)] not in {"env", "cli"}}
     try:
         own = Settings.model_validate(
-            {"model": str(head.model), **{key: layer[key].value for key in wanted if key in layer}}
+            {"model": str(head.model_file), **{key: layer[key].value for key in wanted if key in layer}}
         )
     except ValidationError as error:
         raise explain.refused(error, lambda key: f"config of the base, {layer[key].where}") from error
@@ -35,9 +35,9 @@ def _matching(head: Settings, config: Path) -> Layer:
     """The entry of the base's `models` for the same file (seen from the config's folder) or the same name, else the
     keys of its top level."""
     shared, entries = layers.file_layers(config_file.read(config))
-    ours = os.path.relpath(head.model, head.config_file.parent if head.config_file else Path.cwd())
+    ours = os.path.relpath(head.model_file, head.config_file.parent if head.config_file else Path.cwd())
     for entry in entries:
-        if os.path.relpath(entry["model"].value, config.parent) == ours:
+        if "model" in entry and os.path.relpath(entry["model"].value, config.parent) == ours:
             return entry
     for entry in entries:
         if "name" in entry and entry["name"].value == head.display_name:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from trt_action.settings import fields, units
+from trt_action.settings.explain import no_model
 from trt_action.settings.options import BY_NAME, OPTIONS
-from trt_action.settings.rules import AccuracyDrop, LatencyRule, MinAccuracy
+from trt_action.settings.rules import AccuracyDrop, LatencyRule, MinAccuracy, Rate
 from trt_action.settings.values import Shapes
 
 Source = Literal["default", "file", "env", "cli"]
@@ -34,7 +35,7 @@ def snake(name: str) -> str:
 def option(name: str) -> Any:
     """A field with the default and the description of its row in the table of options."""
     row = BY_NAME[name]
-    return Field(... if name == "model" else row.default, description=row.help, validate_default=True)
+    return Field(row.default, description=row.help, validate_default=True)
 
 
 class Settings(BaseModel):
@@ -48,7 +49,7 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True, protected_namespaces=()
     )
 
-    model: Annotated[Path, fields.path()] = option("model")
+    model: Annotated[Path | None, fields.path(optional=True)] = option("model")
     name: Annotated[str | None, fields.word(optional=True)] = option("name")
     base: Annotated[str, fields.word()] = option("base")
     base_precision: Annotated[MadePrecision | None, fields.choice("base-precision")] = option("base-precision")
@@ -99,6 +100,33 @@ class Settings(BaseModel):
     cache: Annotated[Path | Literal["auto"] | None, fields.cache()] = option("cache")
     cache_size: Annotated[int, fields.size(zero=True)] = option("cache-size")
 
+    endpoint: Annotated[str | None, fields.url(optional=True)] = option("endpoint")
+    endpoint_image: Annotated[str | None, fields.text(optional=True)] = option("endpoint-image")
+    base_endpoint: Annotated[str | None, fields.url(optional=True)] = option("base-endpoint")
+    base_endpoint_image: Annotated[str | None, fields.text(optional=True)] = option("base-endpoint-image")
+    endpoint_args: Annotated[str | None, fields.arguments()] = option("endpoint-args")
+    base_endpoint_args: Annotated[str | None, fields.arguments()] = option("base-endpoint-args")
+    endpoint_port: Annotated[int, fields.whole(1, 65_535)] = option("endpoint-port")
+    endpoint_gpus: Annotated[str, fields.word()] = option("endpoint-gpus")
+    endpoint_volumes: Annotated[
+        tuple[str, ...], fields.names(r"/[^:]*:/[^:]*", "`HOST:CONTAINER` of absolute paths")
+    ] = option("endpoint-volumes")
+    endpoint_env: Annotated[
+        tuple[str, ...], fields.names(r"[A-Za-z_][A-Za-z0-9_]*", "names of variables, without values")
+    ] = option("endpoint-env")
+    endpoint_start_timeout: Annotated[float, fields.duration()] = option("endpoint-start-timeout")
+    endpoint_model: Annotated[str | None, fields.text(optional=True)] = option("endpoint-model")
+    base_endpoint_model: Annotated[str | None, fields.text(optional=True)] = option("base-endpoint-model")
+    endpoint_api: Annotated[Literal["chat", "completions"], fields.choice("endpoint-api")] = option("endpoint-api")
+    prompts: Annotated[Path | None, fields.path(optional=True)] = option("prompts")
+    concurrencies: Annotated[tuple[int, ...], fields.whole_numbers(1, 1024)] = option("concurrencies")
+    requests: Annotated[int, fields.whole(1, 100_000)] = option("requests")
+    max_output_tokens: Annotated[int, fields.whole(1, 100_000)] = option("max-output-tokens")
+    ignore_eos: Annotated[bool, fields.boolean()] = option("ignore-eos")
+    unique_prompts: Annotated[bool, fields.boolean()] = option("unique-prompts")
+    quality: Annotated[Path | None, fields.path(optional=True)] = option("quality")
+    request_timeout: Annotated[float, fields.duration()] = option("request-timeout")
+
     measure_seconds: Annotated[float, fields.duration(bare=True)] = option("measure-seconds")
     max_seconds: Annotated[float, fields.duration(bare=True)] = option("max-seconds")
     margin: Annotated[float, fields.percent(high="100")] = option("margin")
@@ -112,13 +140,19 @@ class Settings(BaseModel):
     max_latency_regression: Annotated[float | None, fields.percent(optional=True)] = option("max-latency-regression")
     max_accuracy_drop: Annotated[AccuracyDrop | None, fields.accuracy_drop()] = option("max-accuracy-drop")
     min_accuracy: Annotated[MinAccuracy | None, fields.min_accuracy()] = option("min-accuracy")
-    min_throughput: Annotated[float | None, fields.rate(optional=True)] = option("min-throughput")
+    min_throughput: Annotated[Rate | None, fields.rate(optional=True)] = option("min-throughput")
     max_engine_size: Annotated[int | None, fields.size(optional=True)] = option("max-engine-size")
     max_memory: Annotated[int | None, fields.size(optional=True)] = option("max-memory")
     on_inconclusive: Annotated[Literal["pass", "fail"], fields.choice("on-inconclusive")] = option("on-inconclusive")
 
     output: Annotated[Path, fields.path()] = option("output")
     template: Annotated[Path | None, fields.path(optional=True)] = option("template")
+
+    mlflow_tracking_uri: Annotated[str | None, fields.tracking_uri()] = option("mlflow-tracking-uri")
+    mlflow_experiment: Annotated[str, fields.text()] = option("mlflow-experiment")
+    mlflow_model: Annotated[str | None, fields.registered_name()] = option("mlflow-model")
+    mlflow_alias: Annotated[str | None, fields.model_alias()] = option("mlflow-alias")
+    mlflow_required: Annotated[bool, fields.boolean()] = option("mlflow-required")
 
     _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
     _notes: tuple[str, ...] = PrivateAttr(default=())
@@ -142,8 +176,26 @@ class Settings(BaseModel):
 
     @property
     def display_name(self) -> str:
-        """`name`, or the stem of the model's file."""
-        return self.name or self.model.stem
+        """`name`, or the stem of the model's file, or what an endpoint is called."""
+        if self.model is not None:
+            return self.name or self.model.stem
+        return self.name or self.endpoint_model or self.endpoint_image or self.endpoint or ""
+
+    @property
+    def model_file(self) -> Path:
+        """`model`, which every backend but an endpoint has.
+
+        Raises:
+            SettingsError: none is named.
+        """
+        if self.model is None:
+            raise no_model()
+        return self.model
+
+    @property
+    def has_base_endpoint(self) -> bool:
+        """Whether an endpoint is compared with another one."""
+        return self.base != "none" and (self.base_endpoint is not None or self.base_endpoint_image is not None)
 
     def cache_folder(self) -> Path | None:
         """Folder of the engine cache, or None for no cache."""
@@ -190,7 +242,9 @@ _PRINTERS: Mapping[str, Callable[[Any], Any]] = {
     "max-latency-regression": units.percent_text,
     "max-accuracy-drop": str,
     "min-accuracy": str,
-    "min-throughput": units.rate_text,
+    "min-throughput": str,
+    "endpoint-start-timeout": units.duration_text,
+    "request-timeout": units.duration_text,
     "max-engine-size": units.size_text,
     "max-memory": units.size_text,
 }
@@ -214,10 +268,11 @@ def config_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `.trt-action.yml`: one `model`, or `models` whose entries override the top level."""
     properties = Settings.model_json_schema(by_alias=True)["properties"]
     known = {name: _for_editor(name, piece) for name, piece in properties.items()}
-    entry = {"type": "object", "properties": known, "required": ["model"], "additionalProperties": False}
+    named = [{"required": [name]} for name in ("model", "endpoint", "endpoint-image")]
+    entry = {"type": "object", "properties": known, "anyOf": named, "additionalProperties": False}
     models = {
         "type": "array",
-        "description": "Several models: each entry needs `model` and overrides the keys of the top level; "
+        "description": "Several models: each entry needs `model` (or an endpoint) and overrides the keys of the top level; "
         "null takes a key of the top level back to its default.",
         "minItems": 1,
         "maxItems": MAX_MODELS,

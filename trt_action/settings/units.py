@@ -36,7 +36,7 @@ _SPELLED = {
 PERCENT_ALLOWED = "a percentage, e.g. `2%`"
 DURATION_ALLOWED = "a duration in `ms`, `s`, `m` or `h`, e.g. `300s` or `30m`, above 0 and at most 24h"
 SIZE_ALLOWED = "a size in B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024), e.g. `200MB`"
-RATE_ALLOWED = "samples per second, e.g. `2000/s`"
+RATE_ALLOWED = "samples per second, e.g. `2000/s`, or output tokens per second of an endpoint, e.g. `1000tok/s`"
 
 
 def quantity(value: object, allowed: str, example: str) -> tuple[Decimal, str]:
@@ -139,25 +139,6 @@ def _exact_sizes(count: int) -> list[str]:
     units: Mapping[str, int] = DECIMAL_BYTES | BINARY_BYTES
     fitting = [unit for unit, factor in units.items() if factor <= max(count, 1)]
     return [decimal_text(Decimal(count) / units[unit]) + _SPELLED[unit] for unit in reversed(fitting)]
-
-
-def rate(value: object) -> float:
-    """Samples per second, above 0.
-
-    Raises:
-        BadValueError: another unit, no unit, zero.
-    """
-    amount, unit = quantity(value, RATE_ALLOWED, "2000/s")
-    if unit not in {"/s", "samples/s"}:
-        raise wrong_unit(unit, RATE_ALLOWED, f"{decimal(float(amount))}/s")
-    if amount <= 0:
-        raise BadValueError("is out of range", allowed=RATE_ALLOWED, example="2000/s")
-    return float(amount)
-
-
-def rate_text(samples_per_second: float) -> str:
-    """2000.0 → `2000/s`."""
-    return decimal(samples_per_second) + "/s"
 
 
 def decimal_text(exact: Decimal) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 MAX_TEXT = 4096
 SHOWN = 80
@@ -208,3 +210,56 @@ def _shape(name: str, entry: object) -> list[int]:
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < 2**31:
             raise BadValueError(f"has the size `{shown(size)}` for `{shown(name)}`", allowed=_SHAPES)
     return list(entry)
+
+
+def whole_numbers(value: object, low: int, high: int) -> tuple[int, ...]:
+    """`1,4,16` or a list, ascending and without repetition.
+
+    Raises:
+        BadValueError: not whole numbers in [low, high], none, or more than 16.
+    """
+    allowed = f"1 to 16 whole numbers from {low} to {high}, e.g. `1,4,16`"
+    if isinstance(value, str):
+        bare = value.strip().removeprefix("[").removesuffix("]")
+        value = [item.strip() for item in bare.replace("\n", ",").split(",") if item.strip()]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 16:
+        raise BadValueError("is no list of whole numbers", allowed=allowed, example="1,4,16")
+    return tuple(sorted({whole(item, low, high) for item in value}))
+
+
+def arguments(value: object) -> str:
+    """Raises: BadValueError: a quotation that does not end."""
+    written = text(value)
+    try:
+        shlex.split(written)
+    except ValueError as error:
+        raise BadValueError(
+            f"cannot be split as a shell does ({error})", allowed="arguments, quoted as in a shell"
+        ) from None
+    return written
+
+
+def url(value: object) -> str:
+    """Without a slash at its end. Whatever could be a secret has no place in it: it is shown in reports.
+
+    Raises:
+        BadValueError: not http or https, no host, with a user, a query or a fragment.
+    """
+    allowed = "a URL such as `http://host:8000/v1`"
+    written = text(value)
+    try:
+        parts = urlsplit(written)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if parts.scheme not in {"http", "https"} or not host or any(c.isspace() for c in written):
+        raise BadValueError("is no URL of http or https", allowed=allowed, example="http://host:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise BadValueError(
+            "holds a user, a query or a fragment",
+            allowed=f"{allowed}; a key belongs into the environment (TRT_ACTION_ENDPOINT_KEY)",
+            example="http://host:8000/v1",
+        )
+    return written.rstrip("/")
