@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from tests.report.samples import passed
 from trt_action import arrays, data, engine
 from trt_action import model as models
 from trt_action.engine import kept
+from trt_action.engine.backend import RuntimeOptions
 from trt_action.engine.building import BuiltEngine
 from trt_action.engine.cache import Cache
+from trt_action.engine.tensorrt_options import TensorRTOptions
 from trt_action.errors import BuildError
 from trt_action.evidence import Evidence, ModelInfo
 from trt_action.precision import Recipe
@@ -75,3 +78,42 @@ def test_a_changed_engine_is_refused(built: tuple[BuiltEngine, ModelInfo, Path],
     main.write_bytes(main.read_bytes() + b"\0")
     with pytest.raises(BuildError, match="cannot be trusted"):
         kept.load(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"threads": "evil"},
+        {"threads": True},
+        {"threads": -5},
+        {"device": "cuda:0`\n::error::"},
+        {"device": "cuda:99999999999999999999"},
+        {"graph_optimization": "__class__"},
+        {"memory_arena": "no"},
+        {"tensorrt": []},
+        {"tensorrt": {"compute_capabilities": ["<b>8</b>"]}},
+        {"tensorrt": {"compute_capabilities": "8.9"}},
+        {"tensorrt": {"weight_streaming": 5}},
+        {"tensorrt": {"aux_streams": "1"}},
+        {"unknown": 1},
+    ],
+)
+def test_a_record_of_a_stranger_holds_options_or_nothing(
+    built: tuple[BuiltEngine, ModelInfo, Path], tmp_path: Path, forged: dict[str, object]
+) -> None:
+    obtained, info, _ = built
+    kept.keep(obtained, info, tmp_path / "kept")
+    path = tmp_path / "kept" / kept.RECORD
+    record = json.loads(path.read_text())
+    record["options"] |= forged
+    path.write_text(json.dumps(record))
+    with pytest.raises(BuildError, match="its record is not valid"):
+        kept.load(tmp_path / "kept")
+
+
+def test_options_survive_the_way_through_json() -> None:
+    asked = TensorRTOptions(
+        workspace="80%", aux_streams=2, weight_streaming="4 GB", compute_capabilities=("8.9", "12.0")
+    )
+    options = RuntimeOptions(threads=3, device="cuda:1", tf32=True, tensorrt=asked)
+    assert RuntimeOptions.from_json(json.loads(json.dumps(options.as_json()))) == options

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,8 @@ from trt_action.engine.tensorrt_options import TensorRTOptions
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+
+MAX_THREADS = 1_024
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,23 @@ class RuntimeOptions:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> RuntimeOptions:
-        """The inverse of `as_json`; fields that an older record lacks have their default."""
-        return cls(**{**record, "tensorrt": TensorRTOptions.from_json(record.get("tensorrt", {}))})
+        """The inverse of `as_json`; fields that an older record lacks have their default.
+
+        Raises:
+            TypeError, ValueError: the record, which may be a stranger's, is none of these options.
+        """
+        made = cls(**{**record, "tensorrt": TensorRTOptions.from_json(record.get("tensorrt", {}))})
+        for one in fields(cls):
+            if type(getattr(made, one.name)) is not type(getattr(_DEFAULTS, one.name)):
+                raise TypeError(f"{one.name} has another type")
+        levels = ("disabled", "basic", "extended", "all")
+        known_device = re.fullmatch(r"cpu|cuda(:\d{1,4})?", made.device, re.ASCII) is not None
+        if not known_device or made.graph_optimization not in levels or not 0 <= made.threads <= MAX_THREADS:
+            raise ValueError("device, graph_optimization or threads is out of range")
+        return made
+
+
+_DEFAULTS = RuntimeOptions()
 
 
 @dataclass(frozen=True)

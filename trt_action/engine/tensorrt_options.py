@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -32,8 +33,28 @@ class TensorRTOptions:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TensorRTOptions:
-        """The inverse of `as_json`; fields that an older record lacks have their default."""
-        return cls(**{**record, "compute_capabilities": tuple(record.get("compute_capabilities", ()))})
+        """The inverse of `as_json`; fields that an older record lacks have their default.
+
+        Raises:
+            TypeError, ValueError: the record, which may be a stranger's, is none of these options.
+        """
+        made = cls(**{**record, "compute_capabilities": tuple(record.get("compute_capabilities", ()))})
+        for one in fields(cls):
+            value, default = getattr(made, one.name), getattr(_DEFAULTS, one.name)
+            if type(value) is not type(default) and not (one.name == "aux_streams" and type(value) is int):
+                raise TypeError(f"{one.name} has another type")
+        words = (
+            made.workspace,
+            made.weight_streaming,
+            made.tiling,
+            made.version_compatible,
+            made.hardware_compatibility,
+        )
+        if not all(_WORD.fullmatch(word) for word in words):
+            raise ValueError("a word is malformed")
+        if not all(isinstance(one, str) and _CAPABILITY.fullmatch(one) for one in made.compute_capabilities):
+            raise ValueError("compute_capabilities is malformed")
+        return made
 
     def of_the_plan(self) -> dict[str, Any]:
         """What decides the plan's bytes, for the cache key. Of weight streaming, that it is possible at all; the timing
@@ -41,3 +62,8 @@ class TensorRTOptions:
         kept = {**self.as_json(), "weight_streaming": self.weight_streaming != "none"}
         del kept["timing_cache"]
         return kept
+
+
+_DEFAULTS = TensorRTOptions()
+_WORD = re.compile(r"[A-Za-z0-9.% -]{1,40}", re.ASCII)
+_CAPABILITY = re.compile(r"\d{1,2}\.\d", re.ASCII)
