@@ -28,6 +28,9 @@ from trt_action.arrays import save_npz
 
 SECONDS = 30.0
 F32 = TensorProto.FLOAT
+WIDTH = 512
+"""Of the rows of `slow_rows`."""
+
 Shape = Sequence[int | str]
 
 
@@ -50,6 +53,21 @@ def slow(size: int = 256, layers: int = 200) -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["w", a], [b]) for a, b in itertools.pairwise(names)]
     shape = (size, size)
     return model(nodes, [("x", F32, shape)], [("y", F32, shape)], [eye])
+
+
+def slow_rows(turns: int) -> onnx.ModelProto:
+    """`y = x` row by row, by a loop of `turns` products that takes some tenths of a second."""
+    eye = numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w")
+    tensor = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["h", "w"], ["h_next"])],
+        "body",
+        [tensor("turn", TensorProto.INT64, []), tensor("go", TensorProto.BOOL, []), tensor("h", F32, None)],
+        [tensor("go_on", TensorProto.BOOL, []), tensor("h_next", F32, None)],
+    )
+    trips = numpy_helper.from_array(np.array(turns), "trips")
+    loop = helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
+    return model([loop], [("x", F32, ("N", WIDTH))], [("y", F32, ("N", WIDTH))], [eye, trips])
 
 
 def model(

@@ -43,7 +43,14 @@ def ask_later(server: Server, path: str, x: np.ndarray[Any, Any]) -> Future[tupl
         return status, np.frombuffer(data[int(headers.get(JSON_BYTES, len(data))) :], np.float32)
 
     future: Future[tuple[int, np.ndarray[Any, Any]]] = Future()
-    threading.Thread(target=lambda: future.set_result(work()), daemon=True).start()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except (OSError, http.client.HTTPException) as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     return future
 
 

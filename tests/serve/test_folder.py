@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -182,3 +183,44 @@ def test_flags_come_from_the_command_line_then_the_environment(tmp_path: Path) -
 def test_bad_flags(given: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=words):
         flags.parse(tmp_path, given, {})
+
+
+def test_links_have_their_own_names(tmp_path: Path) -> None:
+    version(tmp_path / "store" / "build-77" / "1", scale(1))
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("a", "b"):
+        (repository / name).symlink_to(tmp_path / "store" / "build-77")
+    (repository / "gone").symlink_to(tmp_path / "nowhere")
+    (repository / "loop").symlink_to(repository / "loop")
+    assert {place.model: place.version for place in folder.find(repository)} == {"a": "1", "b": "1"}
+    assert folder.find(repository / "a")[0].model == "a"
+    (tmp_path / "store" / "build-77" / "current").symlink_to("1")
+    (place,) = folder.find(tmp_path / "store" / "build-77" / "current")
+    assert (place.model, place.version) == ("build-77", "1")
+
+
+def test_names_fit_into_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version(tmp_path / "my model\n(new)" / "1", scale(1))
+    (place,) = folder.find(tmp_path / "my model\n(new)")
+    assert place.model == "my-model-new"
+    with pytest.raises(SettingsError):
+        folder.find(tmp_path)  # in a repository, a name is what it is
+    monkeypatch.chdir(tmp_path / "my model\n(new)")
+    assert folder.find(Path())[0].model == "my-model-new"
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    folder_ = version(tmp_path / "m" / "1", scale(1))
+    root = os.geteuid() == 0
+    folder_.chmod(0)
+    tmp_path.chmod(0o755)
+    if root:
+        os.seteuid(65_534)
+    try:
+        with pytest.raises(SettingsError, match="cannot be read"):
+            folder.find(tmp_path)
+    finally:
+        if root:
+            os.seteuid(0)
+        folder_.chmod(0o755)

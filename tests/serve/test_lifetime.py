@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,14 @@ import pytest
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
-from tests.serve.conftest import SECONDS, Serve, Server, ask, post, scale, slow, version
+from tests.serve.conftest import SECONDS, Serve, Server, ask, post, scale, slow, slow_rows, version
 from tests.serve.load import Load, ask_later, load, until_in_flight
+from trt_action.errors import StorageError
+from trt_action.serve import flags, loading
+from trt_action.serve.folder import Place
+from trt_action.serve.model import Model
+from trt_action.serve.repository import Repository
+from trt_action.serve.stats import Stats
 
 PATH = "/v2/models/m/infer"
 
@@ -158,8 +167,6 @@ def test_sigterm_waits_for_a_slow_answer_and_says_not_ready_meanwhile(tmp_path: 
 
 def test_the_time_for_draining_is_limited(tmp_path: Path, serve: Serve) -> None:
     server = serve(version(tmp_path / "m" / "1", scale(1)), "--drain-seconds", "0.3", "--read-timeout", "20")
-    import socket
-
     with socket.create_connection(("127.0.0.1", server.port)) as half:
         half.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
         wait_until(lambda: "trt_action_connections 2.0" in ask(server, "/metrics", None, {})[2].decode())
@@ -210,3 +217,61 @@ def test_other_hardware_can_be_tried_with_a_warning(tmp_path: Path, serve: Serve
     server = serve(folder, "--other-hardware", "warn")
     assert any("avx9000" in line for line in server.lines)
     assert post(server, PATH, body(1))[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_an_engine_is_loaded_is_not_kept_waiting(
+    tmp_path: Path, serve: Serve, number: signal.Signals
+) -> None:
+    server = serve(version(tmp_path / "slow" / "1", slow_rows(200_000)), wait=False)  # its first inference takes long
+    server.wait_for("Listening")
+    begin = time.monotonic()
+    server.process.send_signal(number)
+    assert server.process.wait(SECONDS) == 0
+    assert time.monotonic() - begin < 5
+    server.wait_for("Stopped.")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, serve: Serve) -> None:
+    server = serve(version(tmp_path / "m" / "1", scale(1)))
+    with socket.create_connection(("127.0.0.1", server.port)) as half:
+        half.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        until_in_flight(server, 1)
+        server.process.terminate()
+        server.wait_for("finishing 1 requests")
+        begin = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(SECONDS) == 0
+        assert time.monotonic() - begin < 10  # of 30 for draining, of 20 for the rest of the body
+
+
+def test_a_repository_that_cannot_be_read_for_a_while(tmp_path: Path, serve: Serve) -> None:
+    repository = tmp_path / "repository"
+    version(repository / "m" / "1", scale(1))
+    server = serve(repository, "--model-control-mode", "poll", "--poll-interval", "0.1")
+    repository.rename(tmp_path / "away")
+    server.wait_for("The repository cannot be read now")
+    assert post(server, PATH, body(1))[0] == 200
+    (tmp_path / "away").rename(repository)
+    version(repository / "m" / "2", scale(2))
+    server.wait_for("Serving m version 2")
+
+
+def test_a_folder_that_changes_while_it_is_loaded_is_not_served(tmp_path: Path) -> None:
+    folder = version(tmp_path / "m" / "1", scale(1))
+
+    def loader(place: Place, options: flags.Options, say: Any, stats: Stats) -> Model:
+        found = loading.load(place, options, say, stats)
+        folder.joinpath("engine.onnx").touch()
+        return found
+
+    async def story() -> None:
+        repository = Repository(flags.parse(tmp_path, {}, {}), lambda _: None, loader)
+        with pytest.raises(StorageError, match="changed while it was loaded"):
+            await repository.start()
+        assert not repository.models()
+        (entry,) = repository.index()
+        assert entry["state"] == "UNAVAILABLE"
+        await repository.close()
+
+    asyncio.run(asyncio.wait_for(story(), SECONDS))

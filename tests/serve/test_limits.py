@@ -59,6 +59,8 @@ def head(*lines: str) -> bytes:
     return "\r\n".join((f"POST {PATH} HTTP/1.1", "host: x", *lines, "", "")).encode()
 
 
+CHUNKED = head("transfer-encoding: chunked", "connection: close")
+
 WIRE: list[tuple[str, bytes, bytes]] = [
     ("no HTTP", b"\x16\x03\x01 hello\r\n\r\n", b"400"),
     ("large header", head("x: " + "a" * 3_000), b"431"),
@@ -67,6 +69,18 @@ WIRE: list[tuple[str, bytes, bytes]] = [
     ("long path", b"GET /" + b"a" * 3_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", b"431"),
     ("announced too large", head("content-length: 10001"), b"413"),
     ("chunked too large", head("transfer-encoding: chunked") + b"2710\r\n" + b"a" * 10_000 + b"\r\n1\r\na\r\n", b"413"),
+    ("extension of a chunk", CHUNKED + b"1;" + b"a" * 3_000 + b"\r\na\r\n0\r\n\r\n", b"400"),
+    ("extension without end", CHUNKED + b"1;" + b"a" * 1_000_000, b"431"),
+    ("a large trailer", CHUNKED + b"0\r\nx: " + b"a" * 1_000_000, b"431"),
+    ("many trailers", CHUNKED + b"0\r\n" + b"x: y\r\n" * 200_000, b"431"),
+    ("chunks of one byte", CHUNKED + b"1\r\na\r\n" * 4_000 + b"0\r\n\r\n", b"400"),
+    ("an encoding for the way", head("transfer-encoding: gzip, chunked") + b"0\r\n\r\n", b"501"),
+    ("an unknown encoding", head("transfer-encoding: chunked, identity") + b"0\r\n\r\n", b"400"),
+    ("the same length twice", head("content-length: 1", "content-length: 1") + b"a", b"400"),
+    ("a line of a header goes on", head("x: a\r\n b", "content-length: 0"), b"400"),
+    ("a bare line feed", head("content-length: 0").replace(b"\r\n", b"\n"), b"400"),
+    ("a path that is not ASCII", b"GET /v2/\xff HTTP/1.1\r\nhost: x\r\n\r\n", b"400"),
+    ("a path upwards", b"GET /v2/models/..%2f..%2fetc HTTP/1.1\r\nconnection: close\r\n\r\n", b"404"),
     ("negative length", head("content-length: -1"), b"400"),
     ("two lengths", head("content-length: 1", "content-length: 2"), b"400"),
     ("length and chunks", head("content-length: 1", "transfer-encoding: chunked") + b"0\r\n\r\n", b"400"),
@@ -313,13 +327,34 @@ def test_the_log_has_no_payload_and_no_query(tmp_path: Path, serve: Serve) -> No
 def test_memory_of_all_requests_is_limited(tmp_path: Path, serve: Serve) -> None:
     server = serve(version(tmp_path / "m" / "1", scale(1)), "--max-inflight-bytes", "1000")
     with socket.create_connection(("127.0.0.1", server.port)) as held:
-        held.sendall(head("content-length: 900"))
-        deadline = time.monotonic() + SECONDS
-        while b"trt_action_request_bytes_in_flight 900.0" not in ask(server, "/metrics", None, {})[2]:
-            assert time.monotonic() < deadline
+        held.sendall(head("content-length: 1000"))
+        assert ask(server, PATH, BODY, {})[0] == 200  # announced is not held
+        held.sendall(b" " * 900)
+        until_held(server, 900)
         status, headers, _ = ask(server, PATH, b" " * 200, {})
         assert (status, headers["retry-after"]) == (503, "1")
-    deadline = time.monotonic() + SECONDS
-    while b"trt_action_request_bytes_in_flight 0.0" not in ask(server, "/metrics", None, {})[2]:
-        assert time.monotonic() < deadline
+    until_held(server, 0)
     assert ask(server, PATH, BODY, {})[0] == 200
+
+
+def until_held(server: Server, size: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while b"trt_action_request_bytes_in_flight %d.0" % size not in ask(server, "/metrics", None, {})[2]:
+        assert time.monotonic() < deadline
+
+
+def test_a_stranger_sends_no_message_over_grpc(tmp_path: Path, serve: Serve) -> None:
+    """Refused for the token before the message was read: else it were refused for its size."""
+    token = {"TRT_ACTION_SERVE_TOKEN": "s3cret"}
+    server = serve(version(tmp_path / "m" / "1", scale(1)), "--max-body-bytes", "1000", grpc=True, env=token)
+    tensor = remote.InferInput("x", [1, 4_000], "FP32")
+    tensor.set_data_from_numpy(np.zeros((1, 4_000), np.float32))
+    with remote.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        for headers, code in (({}, "UNAUTHENTICATED"), ({"authorization": "Bearer s3cret"}, "RESOURCE_EXHAUSTED")):
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer("m", [tensor], headers=headers)
+            assert caught.value.status() == f"StatusCode.{code}"
+    assert (
+        b'trt_action_errors_total{cause="unauthorized"} 1.0'
+        in ask(server, "/metrics", None, {"Authorization": "Bearer s3cret"})[2]
+    )

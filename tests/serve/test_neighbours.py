@@ -11,32 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import tritonclient.grpc as remote
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from tritonclient.utils import InferenceServerException
 
-from tests.serve.conftest import F32, SECONDS, Serve, Server, ask, end, model, post, start, version
+from tests.serve.conftest import F32, SECONDS, WIDTH, Serve, Server, ask, end, model, post, slow_rows, start, version
 from tests.serve.load import JSON_BYTES, ask_later
 
-WIDTH = 512
 PATH = "/v2/models/slow/infer"
-
-
-def slow_rows(turns: int) -> onnx.ModelProto:
-    """`y = x` row by row, by a loop of `turns` products that takes some tenths of a second."""
-    eye = numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w")
-    tensor = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["h", "w"], ["h_next"])],
-        "body",
-        [tensor("turn", TensorProto.INT64, []), tensor("go", TensorProto.BOOL, []), tensor("h", F32, None)],
-        [tensor("go_on", TensorProto.BOOL, []), tensor("h_next", F32, None)],
-    )
-    trips = numpy_helper.from_array(np.array(turns), "trips")
-    loop = helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
-    return model([loop], [("x", F32, ("N", WIDTH))], [("y", F32, ("N", WIDTH))], [eye, trips])
 
 
 @pytest.fixture(scope="module")

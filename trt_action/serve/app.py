@@ -140,6 +140,10 @@ class AsgiExchange(Exchange):
         path = self.path
         try:
             self.app.check_token(path, self.headers)
+            if self.headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+                raise RefusedError(
+                    501, "The only transfer coding here is `chunked`.", "request", {"connection": "close"}
+                )
             if self.method == "POST" and path.startswith(_PREFIX) and path.endswith(_SUFFIX):
                 await self._infer(path[len(_PREFIX) : -len(_SUFFIX)])
             else:

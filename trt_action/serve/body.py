@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -18,6 +19,7 @@ COMPRESS_FROM = 1_024
 """Answers below this are smaller than what compressing them saves."""
 
 _LEVEL = 1
+_NONE = re.compile(rb"q=0(?:\.0*)?")
 
 
 class Budget:
@@ -27,12 +29,20 @@ class Budget:
         self.most = most
         self.held = 0
 
+    def check(self, size: int) -> None:
+        """Would `size` bytes more fit in now? Nothing is set aside: an announcement alone must not keep others out.
+
+        Raises:
+            RefusedError: it would be more than `most`.
+        """
+        if self.held + size > self.most:
+            raise refusal.overloaded("The requests in flight hold all the memory that is set aside for them.")
+
     def take(self, size: int) -> None:
         """Raises:
         RefusedError: it would be more than `most`.
         """
-        if self.held + size > self.most:
-            raise refusal.overloaded("The requests in flight hold all the memory that is set aside for them.")
+        self.check(size)
         self.held += size
 
     def give(self, size: int) -> None:
@@ -55,9 +65,8 @@ class Body:
         """
         declared = headers.get(b"content-length")
         if declared is not None:
-            self._take(int(declared))  # digits: the parser has checked it
+            self._check(int(declared))  # digits: the parser has checked it
         parts: list[bytes] = []
-        size = 0
         more = True
         while more:
             message = await receive()
@@ -67,9 +76,7 @@ class Body:
             more = message.get("more_body", False)
             if part:
                 parts.append(part)
-                size += len(part)
-                if declared is None:
-                    self._take(len(part))
+                self._take(len(part))
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = headers.get(b"content-encoding")
         if encoding is None or encoding.lower() == b"identity":
@@ -80,9 +87,13 @@ class Body:
         self._budget.give(self._held)
         self._held = 0
 
-    def _take(self, size: int) -> None:
+    def _check(self, size: int) -> None:
         if self._held + size > self._limit:
             raise refusal.too_large(f"The body is larger than {self._limit} bytes.")
+        self._budget.check(size)
+
+    def _take(self, size: int) -> None:
+        self._check(size)
         self._budget.take(size)
         self._held += size
 
@@ -122,9 +133,7 @@ async def compressed(
     headers: list[tuple[bytes, bytes]], content: bytes, accepted: bytes
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and content of an answer, compressed if the client takes it (`Accept-Encoding`) and it is worth it."""
-    wanted = {
-        name.strip().lower() for name, _, weight in _weighted(accepted) if weight.strip() not in (b"q=0", b"q=0.0")
-    }
+    wanted = {name.strip().lower() for name, _, weight in _weighted(accepted) if not _NONE.fullmatch(weight.strip())}
     encoding = next((name for name in (b"gzip", b"deflate") if name in wanted), None)
     if encoding is None or len(content) < COMPRESS_FROM:
         return headers, content

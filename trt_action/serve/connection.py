@@ -18,6 +18,9 @@ LINGER_SECONDS = 1.0
 """How long an idle connection is kept after the server began to stop: a request that is on its way still gets its
 answer (and `Connection: close`)."""
 
+FRAMING = 16
+"""Bytes of chunk headers that one byte of a chunked body may bring with it; a body of single bytes brings five."""
+
 PROGRESS_BYTES = 1_000_000
 SWEEP_SECONDS = 0.25
 NEVER = float("inf")
@@ -36,6 +39,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._progress = 0
+        self._framing = 0
         self._last = False
         self._refused = False
         self._unsent = (0, NEVER)
@@ -56,9 +60,12 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self.until == NEVER:
                 self.until = time.monotonic() + self._options.read_timeout
+        else:
+            self._framing += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
-            self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        most = self._options.max_header_bytes
+        if (self._head_bytes if self._in_head else self._framing) > most and not self.transport.is_closing():
+            self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # extensions of chunks and trailers count as well
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -68,13 +75,14 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._progress = 0
+        self._progress = self._framing = 0
         received, self._head_bytes = self._head_bytes, 0
         if received > self._options.max_header_bytes and self._size_of_head() > self._options.max_header_bytes:
             self._close(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         if not self._directly():
             super().on_headers_complete()
+        self.headers = []  # what comes as a trailer is no header
         if self._last:
             self.cycle.keep_alive = False
 
@@ -87,6 +95,8 @@ class Connection(HttpToolsProtocol):
         if self.url not in self.shared.inference or self.parser.get_method() != b"POST":
             return False
         headers = dict(self.headers)
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            return False
         if not SPECIAL.isdisjoint(headers) or not (self.cycle is None or self.cycle.response_complete):
             return False
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
@@ -98,6 +108,7 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
+        self._framing -= (FRAMING + 1) * len(body)
         self._progress += len(body)
         if self._progress >= PROGRESS_BYTES:
             self._progress = 0

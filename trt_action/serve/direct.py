@@ -63,7 +63,7 @@ class Direct(Exchange):
         try:
             self.app.check_token(self.path, self.headers)
             if (declared := self.headers.get(b"content-length")) is not None:
-                self._take(int(declared))
+                self._check(int(declared))
         except RefusedError as error:
             self.keep_alive = False  # the body is not read
             self._refuse(error)
@@ -71,8 +71,9 @@ class Direct(Exchange):
     def part(self, data: bytes) -> None:
         """A part of the body."""
         try:
-            if b"content-length" not in self.headers:
-                self._take(len(data))
+            self._check(len(data))
+            self.app.budget.take(len(data))
+            self._held += len(data)
             self._parts.append(data)
         except RefusedError as error:
             self.keep_alive = False
@@ -147,9 +148,8 @@ class Direct(Exchange):
         self.end()
         self._connection.answered(self)
 
-    def _take(self, size: int) -> None:
+    def _check(self, size: int) -> None:
         limit = self.app.options.max_body_bytes
         if self._held + size > limit:
             raise too_large(f"The body is larger than {limit} bytes.")
-        self.app.budget.take(size)
-        self._held += size
+        self.app.budget.check(size)

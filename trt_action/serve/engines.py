@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -39,6 +41,23 @@ class EngineThread:
             del work  # holds the requests of the last batch otherwise
 
 
+ENGINE, LOADING = "engine", "loading"
+"""How the names of these threads begin."""
+
+
+def busy() -> bool:
+    """A library is loading, computing or freeing: nothing can stop it."""
+    return any(thread.name.startswith((ENGINE, LOADING)) for thread in threading.enumerate())
+
+
+async def beside(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, on a thread of its own. Unlike `asyncio.to_thread`'s, the end of the process does not
+    wait for it."""
+    asked = _Asked(work)
+    threading.Thread(target=asked, name=LOADING, daemon=True).start()
+    return await asyncio.wrap_future(asked.answer)
+
+
 class _Asked(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -46,6 +65,10 @@ class _Asked(Generic[T]):
 
     def __call__(self) -> None:
         try:
-            self.answer.set_result(self._work())
+            result = self._work()
         except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked
-            self.answer.set_exception(error)
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+                self.answer.set_exception(error)
+        else:
+            with contextlib.suppress(InvalidStateError):
+                self.answer.set_result(result)

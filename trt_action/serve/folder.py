@@ -73,11 +73,14 @@ def find(path: Path) -> list[Place]:
     Raises:
         SettingsError: it is none of them.
     """
-    if (path / RECORD).is_file():
-        return [_single(path)]
-    if versions := _versions(path):
-        return versions
-    found = [place for folder in _folders(path) if _MODEL.fullmatch(folder.name) for place in _versions(folder)]
+    try:
+        found = _found(path)
+    except OSError as error:
+        raise SettingsError(
+            f"The folder {quote(path)} cannot be read: {error.strerror or error}.",
+            why=f"It is about {quote(error.filename)}." if error.filename not in (None, str(path)) else "",
+            fix="Name a folder that exists and that this user may read, with everything in it.",
+        ) from None
     if not found:
         raise SettingsError(
             f"There is no engine to serve in {quote(path)}.",
@@ -85,6 +88,14 @@ def find(path: Path) -> list[Place]:
             fix="Name a folder that `trt-action build --output DIR` made, or a repository of such folders.",
         )
     return found
+
+
+def _found(path: Path) -> list[Place]:
+    if (path / RECORD).is_file():
+        return [_single(path)]
+    if versions := _versions(path):
+        return versions
+    return [place for folder in _folders(path) if _MODEL.fullmatch(folder.name) for place in _versions(folder)]
 
 
 def newest(places: list[Place]) -> dict[str, Place]:
@@ -136,33 +147,38 @@ def digest(folder: Path, names: list[str]) -> str:
 
 
 def _single(path: Path) -> Place:
-    """A version folder named by itself: the folders above say model and version where they are laid out so."""
-    path = path.resolve()
-    if _VERSION.fullmatch(path.name) and _MODEL.fullmatch(path.parent.name):
-        return Place(path.parent.name, path.name, path)
+    """A version folder named by itself: the folders above say model and version where they are laid out so, by the
+    path as it is given or by what a link (`current`) leads to."""
+    for named in (_absolute(path), path.resolve()):
+        if _VERSION.fullmatch(named.name) and _MODEL.fullmatch(named.parent.name):
+            return Place(named.parent.name, named.name, path)
     record = _json(path / RECORD, MAX_RECORD_BYTES, BuildError)
     model = record.get("model")
-    name = str(model.get("name", "")) if isinstance(model, dict) else ""
-    return Place(re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:200] or "model", "1", path)
+    return Place(_name(str(model.get("name", "")) if isinstance(model, dict) else ""), "1", path)
 
 
 def _versions(folder: Path) -> list[Place]:
-    folder = folder.resolve()
+    """A model has the name of its folder here, also where that is a link to another one."""
+    name = _name(_absolute(folder).name)
     return [
-        Place(folder.name, entry.name, entry)
+        Place(name, entry.name, entry)
         for entry in _folders(folder)
         if _VERSION.fullmatch(entry.name) and (entry / RECORD).is_file()
     ]
 
 
 def _folders(path: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise SettingsError(
-            f"The folder {quote(path)} cannot be read: {error.strerror or error}.",
-            fix="Name a folder that exists and that this user may read.",
-        ) from None
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+
+
+def _absolute(path: Path) -> Path:
+    """Without resolving links, which `Path.resolve` would."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _name(text: str) -> str:
+    """A text as a name that an address can hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:200] or "model"
 
 
 def _range(shapes: Mapping[str, Any]) -> Range:

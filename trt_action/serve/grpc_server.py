@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 import grpc
@@ -54,7 +54,7 @@ def server(app: App) -> grpc.aio.Server:
     )
     calls = Calls(app)
     handlers = {name: _handler(app, name, getattr(calls, name), kind) for name, kind in Calls.REQUESTS.items()}
-    made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    made.add_generic_rpc_handlers((_Service(app, handlers),))
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"{host}:{options.grpc_port}"
     try:
@@ -68,6 +68,25 @@ def server(app: App) -> grpc.aio.Server:
             fix="Stop what listens there, or choose another --grpc-port.",
         ) from None
     return made
+
+
+class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call. One without a valid token gets a handler that refuses before the message is read:
+    strangers do not fill the memory."""
+
+    def __init__(self, app: App, handlers: Mapping[str, Any]) -> None:
+        self._app = app
+        self._handlers = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
+
+    def service(self, handler_call_details: Any) -> Any:
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is None:
+            return None
+        try:
+            _check_token(self._app, handler_call_details.method, handler_call_details.invocation_metadata)
+        except RefusedError:
+            return grpc.stream_unary_rpc_method_handler(handler.unary_unary)
+        return handler
 
 
 class Calls:
@@ -161,10 +180,10 @@ def _handler(app: App, name: str, call: Callable[..., Awaitable[Any]], kind: Any
     path = f"/{SERVICE}/{name}"
 
     async def handle(request: Message, context: Context) -> Message:
-        headers = {key.encode(): _bytes(value) for key, value in context.invocation_metadata() or ()}
+        headers = _headers(context.invocation_metadata())
         exchange = Exchange(app, "GRPC", path, context.peer().rpartition(":")[0], headers)
         try:
-            app.check_token("" if name not in OPEN_TO_ALL else "/v2/health/live", headers)
+            _check_token(app, path, context.invocation_metadata())
             response = await call(request, exchange, context)
             exchange.status = 200
             if exchange.trace is not None:
@@ -181,6 +200,14 @@ def _handler(app: App, name: str, call: Callable[..., Awaitable[Any]], kind: Any
     return grpc.unary_unary_rpc_method_handler(
         handle, request_deserializer=kind.FromString, response_serializer=_serialized
     )
+
+
+def _check_token(app: App, path: str, metadata: Any) -> None:
+    app.check_token("/v2/health/live" if path.rpartition("/")[2] in OPEN_TO_ALL else "", _headers(metadata))
+
+
+def _headers(metadata: Any) -> dict[bytes, bytes]:
+    return {key.encode(): _bytes(value) for key, value in metadata or ()}
 
 
 def _serialized(message: Message) -> bytes:

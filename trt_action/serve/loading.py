@@ -15,7 +15,7 @@ from trt_action.errors import BuildError
 from trt_action.inputs import quote
 from trt_action.serve import folder, guard, selftest
 from trt_action.serve.batching import Batcher, Limits
-from trt_action.serve.engines import EngineThread
+from trt_action.serve.engines import ENGINE, EngineThread
 from trt_action.serve.execution import Infer, bare
 from trt_action.serve.flags import Options
 from trt_action.serve.folder import Place, Served
@@ -44,7 +44,7 @@ def load(place: Place, options: Options, say: Say, stats: Stats) -> Model:
     served = folder.read(place)
     for difference in guard.check(served, guard.here(served), refuse=options.other_hardware == "refuse"):
         say(f"Warning: the engine was not built for this host: {difference}")
-    threads = [EngineThread(f"engine-{place.model}-{n}") for n in range(options.instances)]
+    threads = [EngineThread(f"{ENGINE}-{place.model}-{n}") for n in range(options.instances)]
     sessions: list[Session] = []
     try:
         for thread in threads:

@@ -31,8 +31,7 @@ class Log:
             line = orjson.dumps({"time": _now(), "event": text}).decode()
         else:
             line = f"{_now()} {''.join(c if c.isprintable() else ' ' for c in text)}"
-        self._out.write(line + "\n")
-        self._out.flush()
+        self._write(line)
 
     def request(self, fields: dict[str, Any]) -> None:
         """One request that ended; `fields` as `app` fills them."""
@@ -57,11 +56,14 @@ class Log:
             self._timer = None
         lines, self._lines, self._bytes = self._lines, [], 0
         if lines:
-            try:
-                self._out.write("\n".join(lines) + "\n")
-                self._out.flush()
-            except (OSError, ValueError):
-                self.style = "off"  # whoever read our lines is gone: no reason to stop serving
+            self._write("\n".join(lines))
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text + "\n")
+            self._out.flush()
+        except (OSError, ValueError):
+            self.style = "off"  # whoever read our lines is gone: no reason to stop serving
 
 
 _TEXT_FIRST = {"client", "method", "path", "status"}

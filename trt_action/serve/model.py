@@ -11,6 +11,7 @@ from typing import Any
 from trt_action.serve import refusal
 from trt_action.serve.batching import Batcher, Call, Limits
 from trt_action.serve.decode import Decoder
+from trt_action.serve.engines import beside
 from trt_action.serve.folder import Served
 from trt_action.serve.refusal import RefusedError
 from trt_action.serve.stats import Stats
@@ -93,7 +94,7 @@ class Model:
         while self.in_flight:
             self._empty.clear()
             await self._empty.wait()
-        await asyncio.to_thread(self._close)
+        await beside(self._close)
 
     def metadata(self) -> dict[str, Any]:
         """As the protocol's model metadata."""

@@ -6,12 +6,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trt_action.errors import SettingsError, TrtActionError
+from trt_action.errors import SettingsError, StorageError, TrtActionError
 from trt_action.inputs import quote
 from trt_action.serve import folder, refusal
+from trt_action.serve.engines import beside
 from trt_action.serve.flags import Options
 from trt_action.serve.folder import Place
 from trt_action.serve.loading import Say, load
@@ -75,10 +77,9 @@ class Repository:
         Raises:
             TrtActionError: one of them cannot be served.
         """
-        places = await asyncio.to_thread(self._newest)
-        for name, place in places.items():
-            self._slots[name] = Slot()
-            await self._replace(name, place)
+        async with self._lock:
+            for name, place in (await asyncio.to_thread(self._newest)).items():
+                await self._replace(name, place)
         self.ready = True
 
     async def load(self, name: str) -> None:
@@ -116,7 +117,10 @@ class Repository:
         while True:
             await asyncio.sleep(self._options.poll_interval)
             async with self._lock:
-                await self._look()
+                try:
+                    await self._look()
+                except (SettingsError, OSError) as error:  # no reason to stop serving, nor to stop looking
+                    self._say(f"The repository cannot be read now: {error}")
 
     async def close(self) -> None:
         """Free every engine after its requests in flight."""
@@ -145,11 +149,8 @@ class Repository:
         return folder.newest(folder.find(self._options.path))
 
     async def _look(self) -> None:
-        try:
-            places = await asyncio.to_thread(self._newest)
-            signatures = {name: await asyncio.to_thread(_signature, place) for name, place in places.items()}
-        except (SettingsError, OSError):
-            return  # a repository that cannot be read now is no reason to stop serving
+        places = await asyncio.to_thread(self._newest)
+        signatures = {name: await asyncio.to_thread(_signature, place) for name, place in places.items()}
         for name, place in places.items():
             slot = self._slots.setdefault(name, Slot())
             settled = slot.seen == signatures[name]
@@ -170,9 +171,8 @@ class Repository:
     async def _replace(self, name: str, place: Place) -> None:
         slot = self._slots.setdefault(name, Slot())
         stats = self._stats.setdefault((name, place.version), Stats())
-        slot.tried = await asyncio.to_thread(_signature, place)
         try:
-            model = await asyncio.to_thread(self._load, place, self._options, self._say, stats)
+            model = await self._loaded(slot, place, stats)
         except TrtActionError as error:
             self.loads[name, "failure"] += 1
             slot.state = "READY" if slot.serving else "UNAVAILABLE"
@@ -184,6 +184,24 @@ class Repository:
         self._say(f"Serving {name} version {model.version}.")
         if old is not None:
             self._retire(old)
+
+    async def _loaded(self, slot: Slot, place: Place, stats: Stats) -> Model:
+        """Raises:
+        TrtActionError: whatever went wrong.
+        """
+        try:
+            before = slot.tried = await asyncio.to_thread(_signature, place)
+            model = await beside(partial(self._load, place, self._options, self._say, stats))
+            if await asyncio.to_thread(_signature, place) == before:
+                return model
+            self._retire(model)
+        except OSError as error:
+            raise StorageError(f"{quote(place.path)} cannot be read: {error.strerror or error}.") from None
+        raise StorageError(
+            f"The folder of {quote(place.model)} changed while it was loaded.",
+            why="Nobody knows whether what was checked is what was loaded.",
+            fix="Write a version under another name and move it into place, or load it again.",
+        )
 
     def _retire(self, model: Model) -> None:
         task = asyncio.create_task(model.retire())

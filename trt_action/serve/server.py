@@ -7,9 +7,11 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ import uvloop
 
 from trt_action.errors import BackendUnavailableError, SettingsError, TrtActionError
 from trt_action.inputs import open_regular, quote
-from trt_action.serve import connection, spans
+from trt_action.serve import connection, engines, spans
 from trt_action.serve.app import App
 from trt_action.serve.connection import Connection
 from trt_action.serve.flags import ENVIRONMENT, Options
@@ -41,8 +43,12 @@ def run(options: Options) -> None:
         SettingsError: the address cannot be listened on, or a file of token or TLS is not usable.
         TrtActionError: an engine may not or cannot be served here.
     """
+    _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options))
+    if engines.busy():
+        sys.stdout.flush()
+        os._exit(0)  # a library that is still loading or computing would be torn down under its own feet
 
 
 async def _serve(options: Options) -> None:
@@ -60,6 +66,7 @@ async def _serve(options: Options) -> None:
     stopping = Stopping(app, server, options, log)
     stopping.listen()
     host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     log.say(f"Listening on {'https' if options.tls_key else 'http'}://{host}:{port}")
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     chores = [asyncio.create_task(connection.sweep(server.server_state.connections))]
@@ -130,7 +137,7 @@ class _Server(uvicorn.Server):
 
 
 class Stopping:
-    """SIGTERM and SIGINT: readiness says no, requests are still taken for `drain_delay`, then nothing new is taken and
+    """SIGTERM, SIGINT and SIGHUP: readiness says no, requests are still taken for `drain_delay`, then nothing new is taken and
     the rest is finished. A second signal ends at once."""
 
     def __init__(self, app: App, server: uvicorn.Server, options: Options, log: Log) -> None:
@@ -146,11 +153,12 @@ class Stopping:
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop, number)
 
     def _stop(self, number: int) -> None:
         if self._app.draining:
+            self._until = time.monotonic()
             self._server.force_exit = self._server.should_exit = True
             return
         self._app.draining = True
@@ -159,8 +167,9 @@ class Stopping:
         asyncio.get_running_loop().call_later(self._options.drain_delay, self._close)
 
     def _close(self) -> None:
-        self._until = time.monotonic() + self._options.drain_seconds
-        self._server.should_exit = True
+        if not self._server.should_exit:
+            self._until = time.monotonic() + self._options.drain_seconds
+            self._server.should_exit = True
 
 
 def _server(app: App, options: Options) -> uvicorn.Server:
@@ -223,7 +232,10 @@ def _token(options: Options) -> bytes | None:
 def _listen(options: Options) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+        both = options.host == "::" and socket.has_dualstack_ipv6()
+        listener = socket.create_server(
+            (options.host, options.port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except OSError as error:
         raise SettingsError(
             f"Port {options.port} of {quote(options.host)} cannot be listened on: {error.strerror or error}.",
@@ -231,3 +243,10 @@ def _listen(options: Options) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file; the usual soft limit of 1024 is less than `--max-connections` and the rest."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
