@@ -18,6 +18,7 @@ from trt_action.evidence import Evidence
 from trt_action.gitlab import inputs as gitlab
 from trt_action.publish import wanted
 from trt_action.settings import options
+from trt_action.settings.option import Option
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +29,7 @@ def settings_table() -> str:
     return "\n".join(rows + [_row(option) for option in options.OPTIONS])
 
 
-def _row(option: options.Option) -> str:
+def _row(option: Option) -> str:
     default = option.default
     if isinstance(default, bool):
         default = str(default).lower()
@@ -82,7 +83,7 @@ def action_outputs() -> str:
     return "\n".join(rows)
 
 
-def _component_options() -> list[options.Option]:
+def _component_options() -> list[Option]:
     """What a GitLab component can be given: no secrets, which are variables, and nothing of GitHub's."""
     mine = ("config", *gitlab.MEASURING, *gitlab.PUBLISHING)
     own = [option for option in options.ACTION_OPTIONS if option.name in mine and option.name not in wanted.SECRETS]
@@ -115,7 +116,7 @@ def gitlab_publish_variables() -> str:
     return "\n".join(_gitlab_variable(one) for one in _component_options() if one.name in gitlab.PUBLISHING)
 
 
-def _gitlab_variable(option: options.Option) -> str:
+def _gitlab_variable(option: Option) -> str:
     return f"    {gitlab.variable(option.name)}: $[[ inputs.{option.name} ]]"
 
 

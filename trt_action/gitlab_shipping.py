@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trt_action import errors, orders
-from trt_action.gitlab import inputs
+from trt_action.gitlab import api, inputs
 from trt_action.gitlab_job import Job
 from trt_action.gitlab_stages import read_kept
 from trt_action.inputs import quote
@@ -71,5 +71,6 @@ def _order(job: Job) -> Order | None:
         workspace=job.workspace,
         facts=job.facts(),
         builder=job.env.get("CI_PROJECT_URL") or Options.builder,
+        ca=api.authority(job.env) if found.own else None,
         log=job.say,
     )

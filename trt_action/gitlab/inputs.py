@@ -50,12 +50,14 @@ class JobInputs:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a publishing job publishes to, and as whom. `image`: registry and name, without tag; None: nowhere."""
+    """Where a publishing job publishes to, and as whom. `image`: registry and name, without tag; None: nowhere. `own`: the
+    registry is that of the instance."""
 
     image: str | None
     asked: Wanted
     username: str | None
     password: SecretStr | None
+    own: bool
 
 
 def read(env: Mapping[str, str]) -> JobInputs:
@@ -101,7 +103,7 @@ def target(env: Mapping[str, str]) -> Target:
         lent = env.get("CI_REGISTRY_PASSWORD", "")
         password = SecretStr(lent) if username and lent else None
         username = username if password else None
-    return Target(image or None, publishing, username, password)
+    return Target(image or None, publishing, username, password, own=bool(host) and host == own)
 
 
 def of_the_job(name: str) -> bool:

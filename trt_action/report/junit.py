@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 from trt_action.evidence import Evidence, Gate
 from trt_action.report.escape import clean, clip
-from trt_action.report.headline import model_name
+from trt_action.report.headline import distinct_names
 
 MAX_TEXT = 20_000
 MAX_NAME = 250
@@ -21,10 +21,10 @@ def junit(evidences: Sequence[Evidence]) -> str:
     """One suite per run, one case per gate, and the case `run`, which an error breaks. A gate that is undecided or was
     not checked is a skipped case, unless `on-inconclusive` is `fail`."""
     root = ET.Element("testsuites", name="trt-action")
-    for one in evidences:
-        _suite(root, one)
-    for name in ("tests", "failures", "errors", "skipped"):
-        root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
+    for name, one in zip(distinct_names(evidences, MAX_NAME - 10), evidences, strict=True):
+        _suite(root, name, one)
+    for count in ("tests", "failures", "errors", "skipped"):
+        root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=False).join(_FRAME)
 
@@ -32,8 +32,8 @@ def junit(evidences: Sequence[Evidence]) -> str:
 _FRAME = ('<?xml version="1.0" encoding="UTF-8"?>\n', "\n")
 
 
-def _suite(root: ET.Element, evidence: Evidence) -> None:
-    name = _line(model_name(evidence), MAX_NAME) or "model"
+def _suite(root: ET.Element, foreign: str, evidence: Evidence) -> None:
+    name = _line(foreign, MAX_NAME) or "model"
     seconds = sum(stage.seconds for stage in evidence.stages)
     suite = ET.SubElement(root, "testsuite", name=name, time=f"{seconds:.3f}", timestamp=_line(evidence.created, 40))
     run = ET.SubElement(suite, "testcase", classname=name, name="run", time=f"{seconds:.3f}")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from trt_action.evidence import Evidence
-from trt_action.report.headline import model_name
+from trt_action.report.headline import distinct_names
 from trt_action.report.writing import slug
 
 PREFIX = "trt_action_"
@@ -33,7 +33,8 @@ METRICS = {
 
 def metrics(evidences: Sequence[Evidence]) -> str:
     """Every figure that the runs have, labelled with its model."""
-    values = [(slug(model_name(one)), _figures(one)) for one in evidences]
+    names = (slug(name) for name in distinct_names(evidences))
+    values = [(name, _figures(one)) for name, one in zip(names, evidences, strict=True)]
     lines = []
     for name, text in METRICS.items():
         rows = [(model, figures[name]) for model, figures in values if figures.get(name) is not None]
