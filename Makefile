@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve clean
+.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,15 @@ $(MODELOPT)/.installed: tests/precision/modelopt.txt
 	@touch $@
 
 modelopt: $(MODELOPT)/.installed ## NVIDIA ModelOpt in an environment of its own (2 GB on disk)
+
+MLFLOW := .mlflow
+$(MLFLOW)/.installed: tests/recording/mlflow.txt
+	$(PYTHON) -m venv $(MLFLOW)
+	$(MLFLOW)/bin/python -m pip install --quiet --requirement $<
+	$(MLFLOW)/bin/python -m pip install --quiet --no-deps $$(sed -n 's/^mlflow-skinny/mlflow/p' $<)
+	@touch $@
+
+mlflow: $(MLFLOW)/.installed ## an MLflow server for the tests, in an environment of its own (385 MB on disk)
 
 test-modelopt: $(STAMP) modelopt ## the vendor's toolchain for fp16, bf16, int8, fp8 and int4, for real
 	MODELOPT_PYTHON=$(abspath $(MODELOPT))/bin/python $(BIN)/python -m pytest -m modelopt $(PYTEST_ARGS)
@@ -74,4 +83,4 @@ bench-search: $(STAMP) ## the search and both toolchains on three networks, into
 	$(BIN)/python benchmarks/search.py --write docs/precision.md
 
 clean: ## remove what make has made
-	rm -rf $(VENV) $(MODELOPT) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MODELOPT) $(MLFLOW) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

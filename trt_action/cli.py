@@ -23,6 +23,7 @@ from trt_action.commands import (
     promote,
     prune,
     publish,
+    record,
     rollback,
     select,
     serve,
@@ -137,7 +138,21 @@ def parser() -> Parser:
     schema.add_argument("which", choices=("config", "evidence"))
     schema.set_defaults(command=_schema)
 
-    for module in (doctor, serve, publish, inspect, verify, promote, select, prune, deploy, rollback, bump, gitlab):
+    for module in (
+        doctor,
+        serve,
+        publish,
+        inspect,
+        verify,
+        promote,
+        select,
+        prune,
+        deploy,
+        rollback,
+        bump,
+        gitlab,
+        record,
+    ):
         module.add(commands)
     return top
 
@@ -174,7 +189,7 @@ def _settings(arguments: argparse.Namespace) -> list[Settings]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from trt_action import files, judge, report
+    from trt_action import bookkeeping, files, judge, report
 
     chosen = _settings(arguments)
     folder, template = chosen[0].output, chosen[0].template
@@ -194,10 +209,24 @@ def _run(arguments: argparse.Namespace) -> int:
     _print_result(arguments, evidences, template)
     for evidence in evidences:
         console.show(report.terminal(evidence, written if evidence is evidences[-1] else None))
-    return max(
+    recording = bookkeeping.keep(evidences, chosen, os.environ, log=console.note, tell=_unrecorded(console))
+    code = max(
         (judge.exit_code(e, s.on_inconclusive) for e, s in zip(evidences, chosen, strict=False)),
         key=lambda code: (code not in (0, 3), code == 3, code),
     )
+    return code or recording
+
+
+def _unrecorded(console: Console) -> Callable[[errors.TrtActionError, bool], None]:
+    """How a person hears that MLflow has not taken a run."""
+
+    def tell(error: errors.TrtActionError, required: bool) -> None:
+        if required:
+            _tell(error)
+        else:
+            console.warn(f"Not recorded in MLflow: {error.what} {error.fix}".strip())
+
+    return tell
 
 
 def _keeper(arguments: argparse.Namespace, one: Settings, chosen: Sequence[Settings]) -> Keeper | None:

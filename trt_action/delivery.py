@@ -52,7 +52,8 @@ def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence],
             console.console(sys.stdout).show(report.terminal(one))
     shipped, shipping_code = _publish(job, evidences, kept, notes, code)
     _outputs(evidences, files, result.url, shipped)
-    return _report_only(job, code, notes) or shipping_code
+    recording_code = _record(job, chosen, evidences, shipped, notes, published=not (code or shipping_code))
+    return _report_only(job, code, notes) or shipping_code or recording_code
 
 
 _STOPPED = CommentResult(None, False, "No comment: the run was stopped before its end.")
@@ -198,6 +199,39 @@ def _hand_on(job: Job, shipped: Shipped, notes: commands.Annotations) -> tuple[S
             code = error.exit_code
     _add_to_summary(job, shipped.summary)
     return shipped, code
+
+
+def _record(
+    job: Job,
+    chosen: Sequence[Settings],
+    evidences: Sequence[Evidence],
+    shipped: Shipped,
+    notes: commands.Annotations,
+    *,
+    published: bool,
+) -> int:
+    """The runs in MLflow, if the settings name a server. Only what is published becomes a version of a registered model;
+    a fork's run, whose settings are its own, is not recorded."""
+    from trt_action import bookkeeping
+
+    if not job.activity.trusted:
+        if any(one.mlflow_tracking_uri for one in chosen):
+            commands.plain("Nothing is recorded in MLflow: this is a fork's run.")
+        return 0
+
+    def tell(error: errors.TrtActionError, required: bool) -> None:
+        text = clean(f"{error.what} {error.fix}".strip())
+        notes.add("error" if required else "warning", text, title="Not recorded in MLflow")
+
+    return bookkeeping.keep(
+        evidences,
+        chosen,
+        job.env,
+        images=[f"{one['image']}@{one['digest']}" for one in shipped.outputs.get("images", [])],
+        register=published and job.activity.kind == "publish",
+        log=commands.plain,
+        tell=tell,
+    )
 
 
 def promote(job: Job) -> int:

@@ -153,6 +153,10 @@ class Client:
         """As `patch`, where the host says PUT."""
         return self._call("PUT", self._api_url + path, body=body).data
 
+    def put_bytes(self, path: str, content: bytes) -> None:
+        """Store a file under `path`; doing it twice is the same as once."""
+        self._call("PUT", self._api_url + path, body=content)
+
     def delete(self, path: str) -> None:
         """Remove something. After a lost answer the repetition finds nothing: 404."""
         self._call("DELETE", self._api_url + path)
@@ -163,7 +167,7 @@ class Client:
         url: str,
         *,
         params: Mapping[str, str | int] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         sent: Sent | None = None,
     ) -> Answer:
         tries = self._patience.tries()
@@ -186,7 +190,7 @@ class Client:
         method: str,
         url: str,
         params: Mapping[str, str | int] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | bytes | None,
         deadline: float,
     ) -> Answer | http.Lost:
         """One exchange, redirects on the same host included (a renamed repository). Other hosts never get the token."""
@@ -203,7 +207,7 @@ class Client:
         method: str,
         url: str,
         params: Mapping[str, str | int] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | bytes | None,
         deadline: float,
     ) -> Answer | http.Lost:
         import requests
@@ -214,7 +218,8 @@ class Client:
                 method,
                 url,
                 params=params,
-                json=body,
+                json=None if isinstance(body, bytes) else body,
+                data=body if isinstance(body, bytes) else None,
                 headers={**self._dialect.headers, "User-Agent": f"trt-action/{__version__}"},
                 auth=self._authorized,
                 timeout=(CONNECT_SECONDS, seconds),
