@@ -270,6 +270,40 @@ def test_an_entry_of_another_user_is_not_used(store: Callable[..., Entry | None]
         assert _as_user(65534, owner=0, home=entry.folder) == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("cache_owner", "cache_mode", "owner", "mode", "taken"),
+    [
+        (0, 0o755, 12345, 0o700, False),
+        (12345, 0o755, 12345, 0o700, True),
+        (12345, 0o777, 12345, 0o700, False),
+        (0, 0o777, 0, 0o700, True),
+        (0, 0o755, 0, 0o777, False),
+    ],
+)
+def test_root_takes_what_belongs_to_the_owner_of_the_cache(
+    store: Callable[..., Entry | None],
+    tmp_path: Path,
+    cache_owner: int,
+    cache_mode: int,
+    owner: int,
+    mode: int,
+    taken: bool,
+) -> None:
+    """A runner's user restores the cache, the action's container uses it; nobody else may bring engines in."""
+    if os.geteuid() != 0:
+        pytest.skip("changing the owner of a file needs root")
+    folder = tmp_path / "cache"
+    writer = Cache(folder, GB)
+    entry = store(writer, "a")
+    writer.release()
+    assert entry is not None
+    os.chown(folder, cache_owner, -1)
+    folder.chmod(cache_mode)
+    entry.folder.chmod(mode)
+    assert _as_user(0, owner=owner, home=entry.folder) == ([] if taken else ["belongs to another user"])
+
+
 def _as_user(user: int, *, owner: int, home: Path) -> list[str]:
     """Why the entry at `home`, belonging to `owner`, is not used by `user`."""
     os.chown(home, owner, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,27 @@ def test_a_timing_cache_that_does_not_fit_is_a_soft_miss(tmp_path: Path, kept: b
     assert config.cache.content == used
     timing.keep(config, file)
     assert file.read_bytes() == b"timings of A"
+
+
+def test_timings_that_somebody_else_could_have_written_are_not_read(tmp_path: Path) -> None:
+    """The library parses them unseen, and they decide which kernels are taken."""
+    file = timing.path(tmp_path, "tensorrt", "11.4.0", "A", "13.0")
+    file.parent.mkdir()
+    (tmp_path / "elsewhere").write_bytes(b"timings of A")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert timing.put_into(Config(b"A"), file).content == b""
+    file.unlink()
+    os.mkfifo(file)
+    assert timing.put_into(Config(b"A"), file).content == b""
+    file.unlink()
+    file.write_bytes(b"timings of A")
+    file.chmod(0o666)
+    assert timing.put_into(Config(b"A"), file).content == b""
+    file.chmod(0o644)
+    assert timing.put_into(Config(b"A"), file).content == b"timings of A"
+    if os.geteuid() == 0:
+        os.chown(file, 12345, -1)
+        assert timing.put_into(Config(b"A"), file).content == b""
 
 
 def test_timings_are_of_one_gpu_library_and_driver(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from trt_action import files
+from trt_action.engine.cache import is_trusted
 from trt_action.errors import StorageError
 
 FOLDER = "timing-caches"
@@ -21,19 +24,32 @@ def path(cache: Path, backend: str, version: str, gpu: str, driver: str) -> Path
 
 
 def put_into(config: Any, file: Path) -> Any:
-    """Give the builder what is in `file`; a file that is missing, damaged or of another GPU counts as empty.
+    """Give the builder what is in `file`; a file that is missing, damaged, of another GPU or of another user counts as
+    empty.
 
     Returns:
         The cache object: it must outlive the build.
     """
-    blob = b""
-    if file.is_file() and file.stat().st_size <= MAX_BYTES:
-        blob = file.read_bytes()
+    blob = _ours(file)
     timing_cache = config.create_timing_cache(blob) or config.create_timing_cache(b"")
     if not config.set_timing_cache(timing_cache, False):
         timing_cache = config.create_timing_cache(b"")
         config.set_timing_cache(timing_cache, False)
     return timing_cache
+
+
+def _ours(file: Path) -> bytes:
+    """Its content; empty where somebody else could have written it: the library parses it unseen."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as opened:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or not is_trusted(status, file.parent.parent):
+                return b""
+            content = opened.read(MAX_BYTES + 1)
+    except OSError:
+        return b""
+    return content if len(content) <= MAX_BYTES else b""
 
 
 def keep(config: Any, file: Path) -> None:
