@@ -8,6 +8,7 @@ without a type, and Prometheus treats them alike. Our own metrics follow Prometh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -24,6 +25,7 @@ from prometheus_client.registry import Collector
 from trt_action import __version__
 from trt_action.serve.gpus import Gpus
 from trt_action.serve.model import Model
+from trt_action.serve.refusal import CAUSES
 from trt_action.serve.stats import Histogram, Stats
 
 if TYPE_CHECKING:
@@ -87,8 +89,8 @@ class _Server(Collector):
         errors = CounterMetricFamily(
             "trt_action_errors", "Refused requests by cause, of any address.", labels=["cause"]
         )
-        for cause, count in app.errors.items():
-            errors.add_metric([cause], count)
+        for cause in CAUSES:
+            errors.add_metric([cause], app.errors[cause])  # from 0 on: else `rate` would miss the first ones
         yield errors
         refused = CounterMetricFamily("trt_action_connections_refused", "Connections closed for a limit.")
         refused.add_metric([], app.refused_connections())
@@ -96,8 +98,8 @@ class _Server(Collector):
         loads = CounterMetricFamily(
             "trt_action_model_loads", "Loads and reloads by result.", labels=["model", "result"]
         )
-        for (model, result), count in app.repository.loads.items():
-            loads.add_metric([model, result], count)
+        for model, result in product(sorted({name for name, _ in app.repository.loads}), ("success", "failure")):
+            loads.add_metric([model, result], app.repository.loads[model, result])
         yield loads
         engines = InfoMetricFamily("trt_action_engine", "What is served.", labels=LABELS)
         for one in models:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 Cause = Literal[
     "request", "unauthorized", "not-found", "too-large", "overload", "deadline", "cancelled", "model", "internal"
 ]
 """Label of the metric `trt_action_errors_total`."""
+
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 MAX_NAME = 200
