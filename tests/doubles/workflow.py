@@ -54,11 +54,13 @@ class Workflow:
         run_action: RunAction,
         github: Mapping[str, Any],
         change: Callable[[dict[str, str]], dict[str, str]] = lambda inputs: inputs,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self._jobs: dict[str, Any] = yaml.safe_load(path.read_text())["jobs"]
         self._workspace, self._artifacts = workspace, artifacts
         self._run_action, self._change = run_action, change
         self._github = github
+        self._secrets = secrets or {}
 
     def run(self) -> dict[str, list[Leg]]:
         """Every job in the order of `needs`: its legs."""
@@ -67,7 +69,7 @@ class Workflow:
             needs = [job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", [])
             results = {one: {"result": _worst(done[one])} for one in needs}
             green = all(one["result"] == "success" for one in results.values())
-            context = {"github": self._github, "needs": results}
+            context = {"github": self._github, "needs": results, "secrets": self._secrets}
             if not self._holds(job.get("if"), context, green=green):
                 done[name] = [Leg(name, "skipped")]
                 continue

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from tests.deploy.conftest import OLD, RULES, manifest
+from tests.deploy.conftest import TOKEN as KUBE
+from tests.doubles import prometheus
+from tests.doubles import registry as registries
 from tests.doubles.github.server import Identity
+from tests.doubles.kubernetes import server as kubernetes
+from tests.doubles.kubernetes.controllers import Image
+from tests.doubles.kubernetes.server import Kubernetes
+from tests.doubles.prometheus import Prometheus
 from tests.doubles.runner import Step
 from tests.doubles.workflow import Leg, Workflow
 from tests.e2e.conftest import CONFIG, REPOSITORY, ROOT, TOKEN, Checkout, MakeCheckout
+from tests.publish.test_publishing import runtime_base
+from trt_action.publish.registry import Registry
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1_800)]
 EXAMPLES = ROOT / "examples/workflows"
@@ -26,15 +37,17 @@ Run = Callable[..., dict[str, list[Leg]]]
 def run(tmp_path: Path) -> Run:
     """Run one example: (name, checkout, changes of the event) → its jobs."""
 
-    def start(name: str, checkout: Checkout, change: Any = dict, **event: Any) -> dict[str, list[Leg]]:
+    def start(
+        name: str, checkout: Checkout, change: Any = dict, secrets: dict[str, str] | None = None, **event: Any
+    ) -> dict[str, list[Leg]]:
         event = {"event": "pull_request", "payload": checkout.payload(), **event}
 
         def action(inputs: dict[str, str]) -> Step:
             return checkout.step(with_=inputs, **event)
 
         github = {"token": TOKEN, "event": event["payload"], "ref": event.get("ref", "refs/pull/7/merge")}
-        workflow = Workflow(EXAMPLES / name, checkout.runner.workspace, tmp_path / "artifacts", action, github, change)
-        return workflow.run()
+        workspace, artifacts = checkout.runner.workspace, tmp_path / "artifacts"
+        return Workflow(EXAMPLES / name, workspace, artifacts, action, github, change, secrets).run()
 
     return start
 
@@ -55,7 +68,14 @@ def finished(checkout: Checkout) -> dict[str, Any]:
 
 
 def test_every_example_is_here() -> None:
-    run_here = {"pull-request.yml", "fork-measure.yml", "fork-report.yml", "gpu-matrix.yml", "monorepo.yml"}
+    run_here = {
+        "pull-request.yml",
+        "fork-measure.yml",
+        "fork-report.yml",
+        "gpu-matrix.yml",
+        "monorepo.yml",
+        "deploy.yml",
+    }
     run_elsewhere = {"publish.yml", "release.yml"}
     assert {path.name for path in EXAMPLES.glob("*.yml")} == run_here | run_elsewhere
 
@@ -113,3 +133,61 @@ def test_several_models(run: Run, make_checkout: MakeCheckout) -> None:
     assert "second" in body
     printed = next(step for step in leg.steps if isinstance(step, str))
     assert [line.split("\t")[0] for line in printed.splitlines()] == ["first", "second"]
+
+
+@pytest.fixture
+def production(tmp_path: Path) -> Iterator[tuple[Kubernetes, Prometheus]]:
+    """A cluster that runs an older image, with the rights of docs/kubernetes/rbac.yaml, and its Prometheus."""
+    for name in ("cluster", "registry"):
+        (tmp_path / name).mkdir()
+    with kubernetes.serve(tmp_path / "cluster") as cluster, prometheus.serve() as numbers:
+        cluster.tokens[KUBE] = kubernetes.Identity("trt-action", RULES)
+        numbers.token = prometheus.TOKEN
+        numbers.answer = lambda query: ["0.004"] if query.startswith("histogram") else ["0"]
+        cluster.controllers.unknown = Image(digest="sha256:" + "5" * 64)
+        cluster.create(manifest(image=OLD))
+        cluster.wait(lambda: cluster.settled("deployments", "detector", OLD))
+        yield cluster, numbers
+    assert cluster.violations == []
+
+
+@pytest.mark.parametrize("p99", ["0.004", "0.400"], ids=["holds", "too-slow"])
+def test_deploy(
+    p99: str, run: Run, checkout: Checkout, tmp_path: Path, production: tuple[Kubernetes, Prometheus]
+) -> None:
+    """From a push to pods: measured, published into a real registry, rolled out, watched; and put back if it is slow."""
+    cluster, numbers = production
+    numbers.answer = lambda query: [p99] if query.startswith("histogram") else ["0"]
+    if reason := registries.missing():
+        pytest.skip(reason)
+    with registries.serve(tmp_path / "registry") as registry, requests.Session() as session:
+        base = runtime_base(Registry(session, registry.host), "acme/runtime", tmp_path / "base")
+        here = {
+            "registry": registry.host,
+            "base-image": str(base),
+            "deploy-prometheus-url": numbers.url,
+            "deploy-watch": "2s",
+        }
+        payload = {"ref": "refs/heads/main", "before": "", "repository": checkout.payload()["repository"]}
+        secrets = {
+            "KUBECONFIG": cluster.kubeconfig(tmp_path / "kubeconfig", token=KUBE).read_text(),
+            "PROMETHEUS_TOKEN": prometheus.TOKEN,
+        }
+        push = {"event": "push", "payload": payload, "ref": "refs/heads/main"}
+        ((leg,),) = run("deploy.yml", checkout, lambda inputs: inputs | here, secrets, **push).values()
+    (step,) = leg.actions
+    holds = p99 == "0.004"
+    assert leg.result == ("success" if holds else "failure"), step.raw
+    assert KUBE not in step.raw
+    image = f"{registry.host}/acme/detector@{step.outputs['digest']}"
+    cluster.wait(lambda: cluster.settled("deployments", "detector", image if holds else OLD))
+    notes = cluster.get("deployments", "detector")["metadata"]["annotations"]
+    if holds:
+        assert step.outputs["deployed"] == "deployed"
+        assert notes["trt-action.github.io/commit"] == checkout.merge
+        assert notes["trt-action.github.io/outcome"] == "passed"
+        assert f"### Deployed `{image}`" in step.summary
+    else:
+        assert step.exit_code == 17
+        assert any("p99 400 ms, and at most 50 ms is allowed" in one.message for one in step.annotations)
+        assert "trt-action.github.io/commit" not in notes

@@ -88,6 +88,7 @@ class GitHub:
         self.comments: dict[int, dict[str, Any]] = {}
         self.check_runs: list[dict[str, Any]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.dispatches: list[tuple[str, dict[str, Any]]] = []
         self.packages: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
@@ -182,7 +183,8 @@ class GitHub:
         if "comment_id" in values:
             return self._one_comment(seen, int(values["comment_id"]))
         if seen.method == "POST":
-            return 201, self._create(name, repository, values, seen.body, who)
+            made = self._create(name, repository, values, seen.body, who)
+            return (204 if made is None else 201), made
         if name == "GET /pulls/{pull_number}":
             return 200, self.pulls[repository, self._number(repository, values["pull_number"])]
         pages = _Pages(self.url + seen.path.removeprefix(self.prefix), seen.query, headers)
@@ -214,11 +216,17 @@ class GitHub:
             return self._pulls_of(repository, values["commit_sha"])
         return self._open_pulls(repository, query)
 
-    def _create(self, name: str, repository: str, values: dict[str, str], body: Any, who: Identity) -> dict[str, Any]:
+    def _create(self, name: str, repository: str, values: dict[str, str], body: Any, who: Identity) -> Any:
         if name == "POST /check-runs":
             return self._check_run(body)
         if name == "POST /statuses/{sha}":
             return self._status(body)
+        if name == "POST /dispatches":
+            if len(body.get("client_payload", {})) > 10:
+                raise RefusedError(422, "No more than 10 properties are allowed")
+            return self.dispatches.append((repository, body))
+        if name == "POST /pulls":
+            return self._pull(repository, body)
         number = self._number(repository, values["issue_number"])
         return self.comments[self.add_comment(repository, number, _fits(body["body"]), who.login)]
 
@@ -245,7 +253,19 @@ class GitHub:
     def _open_pulls(self, repository: str, query: dict[str, str]) -> list[dict[str, Any]]:
         state = query.get("state", "open")
         every = [pull for (name, _), pull in sorted(self.pulls.items(), reverse=True) if name == repository]
-        return [_simple(pull) for pull in every if state in ("all", pull["state"])]
+        wanted = [_simple(pull) for pull in every if state in ("all", pull["state"])]
+        head, base = query.get("head", "").rpartition(":")[2], query.get("base", "")
+        return [one for one in wanted if head in ("", one["head"]["ref"]) and base in ("", one["base"]["ref"])]
+
+    def _pull(self, repository: str, body: dict[str, Any]) -> dict[str, Any]:
+        if self._open_pulls(repository, {"head": f":{body['head']}", "base": body["base"]}):
+            message = f"A pull request already exists for {body['head']}."
+            raise RefusedError(422, "Validation Failed", errors=[{"code": "custom", "message": message}])
+        number = max(known for name, known in self.pulls if name == repository) + 1
+        self.add_pull(repository, number, "c" * 40)
+        self.pulls[repository, number]["head"]["ref"] = body["head"]
+        self.pulls[repository, number] |= {"title": body["title"], "body": body.get("body")}
+        return self.pulls[repository, number]
 
     def _pulls_of(self, repository: str, sha: str) -> list[dict[str, Any]]:
         """Leaves out those of forks, as GitHub does."""

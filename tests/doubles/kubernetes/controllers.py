@@ -36,6 +36,7 @@ class Controllers:
 
     store: Store
     images: dict[str, Image] = field(default_factory=dict)
+    unknown: Image = field(default_factory=lambda: Image("pull"))
     logs: dict[str, str] = field(default_factory=dict)
     deadline: float = 600.0
     """Seconds without progress, if a Deployment does not say."""
@@ -94,7 +95,7 @@ class Controllers:
         self.store.put("pods", pod)
 
     def _image(self, text: str) -> Image:
-        return self.images.get(text) or self.images.get(text.partition("@")[2]) or Image("pull")
+        return self.images.get(text) or self.images.get(text.partition("@")[2]) or self.unknown
 
     def _container(self, pod: Json, container: Json, age: int) -> Json:
         image, name = self._image(container["image"]), pod["metadata"]["name"]

@@ -6,6 +6,7 @@ What kubectl asks for (discovery, informers with fieldSelector) and what Kuberne
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import json
@@ -175,12 +176,13 @@ class Kubernetes:
         user: Json = {"token": token} if token else {}
         if pair:
             user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
+        authority = base64.b64encode(self.ca.read_bytes()).decode()
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "double",
             "clusters": [
-                {"name": "here", "cluster": {"server": self.url, "certificate-authority": str(self.ca), **cluster}}
+                {"name": "here", "cluster": {"server": self.url, "certificate-authority-data": authority, **cluster}}
             ],
             "users": [{"name": "me", "user": user}],
             "contexts": [{"name": "double", "context": {"cluster": "here", "user": "me", "namespace": "models"}}],
