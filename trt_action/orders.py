@@ -98,6 +98,8 @@ def publish_engines(order: Order, engines: Sequence[Version]) -> Shipped:
             scan=wanted.scan_of(asked, order.workspace),
             signer=_signer(order, session),
             builder=order.builder,
+            index=asked.index,
+            checkout=order.workspace,
         )
         done = [publishing.publish(engine, options, open_registry, log=order.log) for engine in engines]
     return Shipped(_outputs(done), _summary(done))

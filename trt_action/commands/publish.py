@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
     for name, flag in LISTS.items():
         text = ACTION_BY_NAME[name].help.replace("one per line", "one per flag").replace("%", "%%")
         publish.add_argument(f"--{flag}", dest=name, action="append", default=[], metavar="TEXT", help=text)
+    publish.add_argument("--index", action="store_const", const="true", help=ACTION_BY_NAME["index"].help)
     publish.add_argument("--sign-key", metavar="FILE", help="private key; its passphrase comes from SIGN_KEY_PASSWORD")
     publish.add_argument("--json", action="store_true", help="print JSON")
     images.add_registry(publish)
@@ -101,6 +102,8 @@ def _publish(arguments: argparse.Namespace, image: Reference, asked: Wanted) -> 
             max_size=asked.max_size,
             scan=wanted.scan_of(asked, Path.cwd()),
             signer=wanted.signer(asked, session, os.environ),
+            index=asked.index,
+            checkout=Path.cwd(),
         )
         return publish(engine, options, open_registry, log=images.note)
 

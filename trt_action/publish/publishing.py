@@ -9,9 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from trt_action import files
-from trt_action.errors import RegistryError
+from trt_action.errors import RegistryError, SettingsError
 from trt_action.evidence import Evidence
-from trt_action.publish import attest, bill, direct, gates, image, labels, oci, runtime, scan, tags, tools, variants
+from trt_action.publish import (
+    artifacts,
+    attest,
+    bill,
+    direct,
+    gates,
+    image,
+    labels,
+    oci,
+    runtime,
+    scan,
+    select,
+    tagging,
+    tags,
+    tools,
+    variants,
+)
+from trt_action.publish.direct import Pushed
+from trt_action.publish.oci import Fetched
 from trt_action.publish.provenance import Origin
 from trt_action.publish.reference import Reference
 from trt_action.publish.registry import Registry
@@ -25,7 +43,9 @@ Log = Callable[[str], None]
 @dataclass(frozen=True)
 class Options:
     """What is asked. `image`: registry and name. `facts`: what tags need and evidence does not know (`branch`, `tag`,
-    `pull_request`, `default_branch`). `max_size` in bytes, as pulled. `builder`: the URI of who runs this."""
+    `pull_request`, `default_branch`). `max_size` in bytes, as pulled. `builder`: the URI of who runs this. `index`: tags
+    without `<model>-<gpu>-<precision>-` are those of an index over the images of all GPUs. `checkout`: a work tree that may
+    know which of two commits is older."""
 
     image: Reference
     rules: Sequence[tags.Rule] = ()
@@ -39,6 +59,8 @@ class Options:
     scan: scan.Asked | None = None
     signer: Signer | None = None
     builder: str = Origin().builder
+    index: bool = False
+    checkout: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,11 +108,12 @@ def publish(engine: Version, options: Options, open_registry: Open, *, log: Log 
             scan.gate(made.target, options.scan, today=today(), env=tools.login(target, open_registry), log=log)
         base = made.in_registry()
         change = image.change(engine, variant, base, work, options.labels)
-        size = image.size(base, change, registry, target.repository, _moving(names, evidence))
+        size = image.size(base, change, registry, target.repository, _moving(names.all, evidence))
         log(f"Image: {size}.")
         image.check_size(size, options.max_size)
         packages = bill.packages(base, open_registry, log=log)
         pushed = direct.push(base, registry, target.repository, change)
+        tagging.check_releases(registry, target.repository, names.all, pushed.digest, names.scopes)
         log(f"Pushed {target.at(pushed.digest)} ({image.megabytes(pushed.sent)} sent).")
         attest.attach_all(
             registry,
@@ -102,10 +125,8 @@ def publish(engine: Version, options: Options, open_registry: Open, *, log: Log 
             signer=options.signer,
             progress=log,
         )
-        for name in names:
-            registry.put_manifest(target.repository, name, pushed.body, oci.MANIFEST)
-            log(f"Tagged {target.tagged(name)}.")
-    return Published(target.name, pushed.digest, names, dict(change.labels), pushed.size, pushed.sent)
+        given = _tag(registry, target.repository, names, pushed, engine, options, log)
+    return Published(target.name, pushed.digest, given, dict(change.labels), pushed.size, pushed.sent)
 
 
 def today() -> date:
@@ -117,13 +138,58 @@ def _asked(options: Options, log: Log) -> Asked:
     return Asked(options.mode, options.base, options.dockerfile, log)
 
 
-def _names(engine: Version, options: Options, registry: Registry) -> list[str]:
-    """The tags, decided before anything is pushed: one that cannot be given should cost no upload."""
-    return tags.make(
-        options.rules or tags.rules(()),
-        labels.facts(engine.evidence, **options.facts),
-        existing(registry, options.image.repository),
+@dataclass(frozen=True)
+class _Names:
+    """`own`: the image's. `index`: those of the index over the images of all GPUs, the commit's first; none without it."""
+
+    own: list[str]
+    index: list[str]
+    scopes: tuple[str, ...]
+
+    @property
+    def all(self) -> list[str]:
+        return self.own + self.index
+
+
+def _names(engine: Version, options: Options, registry: Registry) -> _Names:
+    """The tags, decided before anything is pushed: one that cannot be given should cost no upload.
+
+    Raises:
+        SettingsError: as `tags.make`; or an index is asked, and no commit is known that could be its name.
+    """
+    facts = labels.facts(engine.evidence, **options.facts)
+    made = tags.make(options.rules or tags.rules(()), facts, existing(registry, options.image.repository))
+    scopes = (f"{facts.variant}-",)
+    if not options.index:
+        return _Names(made, [], scopes)
+    if not facts.commit:
+        raise SettingsError(
+            "An index over the images of several GPUs is named after the commit, and none is known.",
+            fix="Run it in a checkout, or leave `index` out.",
+        )
+    own = [name for name in made if name.startswith(scopes)]
+    bare = [name for name in made if not name.startswith(scopes)]
+    return _Names(
+        list(dict.fromkeys([scopes[0] + facts.commit, *own])), list(dict.fromkeys([facts.commit, *bare])), scopes
     )
+
+
+def _tag(
+    registry: Registry, repository: str, names: _Names, pushed: Pushed, engine: Version, options: Options, log: Log
+) -> list[str]:
+    """The last step: the image's own tags, then the index and its other names. Returns the tags that are set."""
+    image = Fetched(pushed.body, oci.MANIFEST, pushed.digest)
+    given = tagging.put(registry, repository, names.own, image, scopes=names.scopes, checkout=options.checkout, log=log)
+    if not names.index:
+        return given
+    commit, *others = names.index
+    while True:  # another leg of the matrix may write the index meanwhile: the last one to look has everybody's
+        digest = select.publish_index(registry, repository, commit)
+        index = artifacts.resolve(registry, repository, digest)
+        set_ = tagging.put(registry, repository, others, index, scopes=names.scopes, checkout=options.checkout, log=log)
+        if registry.digest(repository, commit) == digest:
+            log(f"The index {commit} lists {len(select.entries(index))} images.")
+            return [*given, commit, *set_]
 
 
 def facts_of(ref: str | None) -> dict[str, str]:

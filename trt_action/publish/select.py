@@ -25,8 +25,12 @@ TOLD = (
     labels.PRECISION,
     labels.MODEL,
     f"{labels.OCI}revision",
+    f"{labels.OCI}url",
 )
 """What an entry's annotations tell."""
+
+SHARED = (labels.MODEL, f"{labels.OCI}revision", f"{labels.OCI}url")
+"""What the index itself tells, if it is true of every entry: of which commit and run it is."""
 
 ROUNDS = 20
 """How often a leg of a matrix writes the index anew, when others do so at the same time."""
@@ -217,7 +221,7 @@ def _common(listed: Sequence[Descriptor]) -> dict[str, str]:
     """What is true of every entry."""
     first, *others = (one.annotations for one in listed)
     shared = {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
-    return {key: value for key, value in shared.items() if key in (f"{labels.OCI}revision", labels.MODEL)}
+    return {key: value for key, value in shared.items() if key in SHARED}
 
 
 def _check_place(

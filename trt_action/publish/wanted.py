@@ -42,6 +42,7 @@ class Wanted:
     dockerfile: Path | None = None
     mode: Mode = "auto"
     rules: Sequence[tags.Rule] = ()
+    index: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     max_size: int | None = None
     max_severity: str | None = None
@@ -67,6 +68,7 @@ def read(text: Callable[[str], str]) -> Wanted:
         dockerfile=_path(text("dockerfile")),
         mode=cast("Mode", _choice("publish-mode", text)),
         rules=tags.rules(text("tags").splitlines()) if text("tags").strip() else (),
+        index=_boolean("index", text),
         labels=dict(_label(line) for line in text("labels").splitlines() if line.strip()),
         max_size=_size(text("max-image-size").strip()),
         max_severity=_choice("max-severity", text) if text("max-severity").strip() else None,
@@ -135,6 +137,13 @@ def _choice(name: str, text: Callable[[str], str]) -> str:
             fix=f"Did you mean `{near}`?" if near else "Choose one of them.",
         )
     return given
+
+
+def _boolean(name: str, text: Callable[[str], str]) -> bool:
+    given = text(name).strip().lower()
+    if given not in ("", "true", "false"):
+        raise SettingsError(f"`{name}` is {quote(given)}, which is none of its values.", fix="Write `true` or `false`.")
+    return given == "true"
 
 
 def _path(text: str) -> Path | None:

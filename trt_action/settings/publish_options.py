@@ -52,6 +52,13 @@ PUBLISH_OPTIONS: tuple[Option, ...] = (
         "Rules for the image's tags, one per line, in the manner of docker/metadata-action; default: `type=sha`, "
         "`type=ref,event=branch`, `type=semver`.",
     ),
+    Option(
+        "index",
+        ACTION_GROUP,
+        False,
+        "true|false",
+        "Legs of a GPU matrix: tags without `<model>-<gpu>-<precision>-` are those of one index over the images of all GPUs.",
+    ),
     Option("labels", ACTION_GROUP, [], "LIST", "More labels of the image, one `key=value` per line."),
     Option("max-image-size", ACTION_GROUP, None, "SIZE", "Largest image, as it is pulled, e.g. `500MB`."),
     Option(
