@@ -15,7 +15,7 @@ import pytest
 from tests.doubles.runner import Step, read_file_command
 from tests.report import samples
 from trt_action import action as action_module
-from trt_action import container, gpu, report
+from trt_action import container, gpu, report, settings
 from trt_action.errors import BackendUnavailableError
 from trt_action.evidence import Source
 from trt_action.github.event import Activity
@@ -180,3 +180,19 @@ def test_who_wants_a_gpu_runs_in_a_sibling(
             action_module._needs_sibling(job, [])
     else:
         assert action_module._needs_sibling(job, []) is expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "expected"),
+    [
+        ({}, "auto", False),
+        ({"backend": "tensorrt-rtx"}, "auto", True),
+        ({"device": "cuda"}, "auto", True),
+        ({"device": "cuda:1"}, "none", False),
+        ({"device": "cpu"}, "all", True),
+    ],
+)
+def test_who_wants_a_gpu(asked: dict[str, str], gpus: str, expected: bool, tmp_path: Path) -> None:
+    chosen = settings.load({"model": "m.onnx", **asked}, {}, tmp_path)
+    job = Job({}, ActionInputs(gpus=gpus), Activity("measure", "test"), 0.0)
+    assert action_module._wants_gpu(job, chosen) is expected

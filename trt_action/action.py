@@ -111,7 +111,8 @@ def _measure(job: Job) -> int:
 def _wants_gpu(job: Job, chosen: Sequence[Settings]) -> bool:
     if job.inputs.gpus != "auto":
         return job.inputs.gpus != "none"
-    return job.inputs.gpu is not None or any(one.backend.startswith("tensorrt") for one in chosen)
+    asks = (one.backend.startswith("tensorrt") or one.device.startswith("cuda") for one in chosen)
+    return job.inputs.gpu is not None or any(asks)
 
 
 def _needs_sibling(job: Job, chosen: Sequence[Settings]) -> bool:

@@ -25,6 +25,8 @@ def open_device(device: int) -> Cuda:
     if error != _OK or not count:
         if error == runtime.cudaError_t.cudaErrorNoDevice or error == _OK:
             raise no_driver("CUDA's driver sees no GPU (`CUDA_VISIBLE_DEVICES`, or the container has none).")
+        if runtime.cudaDriverGetVersion()[1] == 0:  # CUDA itself calls that an insufficient version
+            raise no_driver("There is no driver of NVIDIA's here.")
         raise no_driver(f"CUDA {_version(runtime.cudaRuntimeGetVersion()[1])} says {_name(error)}: {_words(error)}.")
     if device >= count:
         raise no_such_gpu(device, count)

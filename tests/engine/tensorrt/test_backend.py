@@ -15,7 +15,7 @@ from trt_action.engine.devices import Device
 from trt_action.engine.tensorrt import library, timing
 from trt_action.engine.tensorrt.backend import TensorRTBackend, TensorRTRtxBackend
 from trt_action.engine.tensorrt_options import TensorRTOptions
-from trt_action.errors import BackendUnavailableError, OutOfMemoryError
+from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
 OPTIONS = RuntimeOptions(device="cuda:0")
@@ -62,6 +62,27 @@ def test_what_a_host_can_do(host: Any, backend: str, device: Device | None, meas
         chosen.check_host(OPTIONS, measures=measures)
     assert words in caught.value.what
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("device", [None, ADA])
+def test_a_target_that_the_library_lacks_is_refused_before_any_work(host: Any, device: Device | None) -> None:
+    host(device)
+    asked = RuntimeOptions(device="cuda:0", tensorrt=TensorRTOptions(compute_capabilities=("8.9", "9.0")))
+    with pytest.raises(BuildError, match=r"names 9\.0; this library builds for 7\.5"):
+        engine.backend("tensorrt-rtx").check_host(asked, measures=device is not None)
+
+
+def test_who_only_builds_needs_no_driver_that_works(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(number: int) -> Device:
+        raise cuda.no_driver("The driver was updated while it runs.")
+
+    host(ADA)
+    monkeypatch.setattr(devices, "facts", broken)
+    chosen = engine.backend("tensorrt-rtx")
+    chosen.check_host(OPTIONS, measures=False)
+    assert chosen.identity(OPTIONS)["gpu"] is None
+    with pytest.raises(BackendUnavailableError, match="Measuring with the tensorrt-rtx backend"):
+        chosen.check_host(OPTIONS, measures=True)
 
 
 def test_an_engine_is_bound_to_what_made_it(host: Any) -> None:

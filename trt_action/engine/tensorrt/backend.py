@@ -43,10 +43,12 @@ class TensorRTBackend:
 
     def check_host(self, options: RuntimeOptions, *, measures: bool) -> None:
         if not measures and not self.flavour.built_on_the_gpu:
-            library.load(self.flavour)
+            targets.check_known(library.load(self.flavour), options.tensorrt.compute_capabilities)
             return
         found = self._device(options)  # before the library: without a GPU, installing that would not help
-        self._check_runs_on(library.load(self.flavour), found.name, _numbers(found.capability), options)
+        trt = library.load(self.flavour)
+        self._check_runs_on(trt, found.name, _numbers(found.capability), options)
+        targets.check_known(trt, options.tensorrt.compute_capabilities)
 
     def files(self, engine: Path) -> list[str]:
         return loading.names(engine)
@@ -109,11 +111,12 @@ class TensorRTBackend:
         targets.check_runs_on(trt, self.flavour.title, gpu, capability, options.tensorrt.compute_capabilities)
 
     def _compiling_device(self, options: RuntimeOptions) -> Device | None:
-        """The GPU whose kernels go into the engine's files; None where there is none that this library runs on."""
+        """The GPU whose kernels go into the engine's files; None where there is none that this library runs on. Who
+        only builds for other GPUs needs none, nor a driver that works; who measures was refused before."""
         if not self.flavour.built_on_the_gpu and not devices.visible():
             return None
-        found = devices.facts(options.gpu or 0)
         try:
+            found = devices.facts(options.gpu or 0)
             self._check_runs_on(library.load(self.flavour), found.name, _numbers(found.capability), options)
         except BackendUnavailableError:
             return None

@@ -25,6 +25,7 @@ class Growing:
 
     def at_least(self, nbytes: int) -> int:
         """A device pointer to `nbytes` bytes; 0 where there is no memory (`failure` says why)."""
+        self.failure = None  # of an earlier inference
         try:
             if self._pointer is None or nbytes > self._capacity:
                 self.free()

@@ -37,14 +37,10 @@ def supported(trt: Any) -> tuple[str, ...]:
     return tuple(f"{number[:-1]}.{number[-1]}" for number in sorted(numbers, key=int))
 
 
-def set_on(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
-    """Build for these (`8.9`); none = for every GPU that the library supports.
-
-    Raises:
-        BuildError: the library has no such target.
+def check_known(trt: Any, capabilities: Sequence[str]) -> None:
+    """Raises:
+    BuildError: the library has no such target.
     """
-    if not capabilities:
-        return
     known = supported(trt)
     for wanted in capabilities:
         if wanted not in known:
@@ -55,6 +51,17 @@ def set_on(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
                 else "TensorRT builds a plan for the GPU that is there; only TensorRT for RTX has targets.",
                 fix="Use one of them, or leave `compute-capabilities` out.",
             )
+
+
+def set_on(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
+    """Build for these (`8.9`); none = for every GPU that the library supports.
+
+    Raises:
+        BuildError: the library has no such target.
+    """
+    check_known(trt, capabilities)
+    if not capabilities:
+        return
     if hasattr(config, "num_compute_capabilities") and hasattr(config, "set_compute_capability"):
         config.num_compute_capabilities = len(capabilities)
         for index, wanted in enumerate(capabilities):
