@@ -205,6 +205,23 @@ def test_a_plain_docker_pull_gets_the_first_image(plain: Registry, repository: s
             subprocess.run(["docker", "image", "rm", one], capture_output=True, timeout=60, check=False)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"vnd.docker.reference.type": "attestation-manifest"},
+        {labels.PRECISION: "int8", labels.COMPUTE_CAPABILITY: "9.0\x1b[31m"},
+        {labels.PRECISION: "int8", labels.GPU: "NVIDIA H100"},
+    ],
+)
+def test_an_entry_that_does_not_say_what_it_is_for_fits_nobody(said: dict[str, str]) -> None:
+    stranger = Entry.of(Descriptor(oci.MANIFEST, "sha256:" + "f" * 64, 100, said))
+    for need in (Need(None), Need(H100), Need((8, 6), cpu_will_do=True)):
+        with pytest.raises(VerificationError):
+            select.choose([stranger], need)
+    assert select.choose([stranger, CPU], Need(None)) == CPU
+
+
 def test_a_cpu_entry_fits_no_gpu() -> None:
     assert replace(CPU).capability == (0, 0)
     with pytest.raises(VerificationError):

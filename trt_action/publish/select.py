@@ -35,13 +35,17 @@ SHARED = (labels.MODEL, f"{labels.OCI}revision", f"{labels.OCI}url")
 ROUNDS = 20
 """How often a leg of a matrix writes the index anew, when others do so at the same time."""
 
+UNKNOWN = (1_000, 0)
+"""Fits no GPU and no host without one; last in an index, so that no plain pull gets it."""
+
 TENSORRT = "tensorrt"
 _CAPABILITY = re.compile(r"(\d{1,3})\.(\d)")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of an index. `capability` is (0, 0) for one that was measured on a CPU."""
+    """One image of an index. `capability` is (0, 0) for one that was measured on a CPU, and UNKNOWN of what does not say:
+    somebody else's entry, or a GPU without its number."""
 
     descriptor: Descriptor
     capability: tuple[int, int]
@@ -58,7 +62,7 @@ class Entry:
         found = _CAPABILITY.fullmatch(said.get(labels.COMPUTE_CAPABILITY, ""))
         return cls(
             descriptor,
-            (int(found[1]), int(found[2])) if found else (0, 0),
+            (int(found[1]), int(found[2])) if found else UNKNOWN if _silent(said) else (0, 0),
             said.get(labels.GPU, ""),
             said.get(labels.BACKEND, ""),
             said.get(labels.BACKEND_VERSION, ""),
@@ -72,7 +76,8 @@ class Entry:
 
     def words(self) -> str:
         """For a person."""
-        where = "CPU" if self.capability == (0, 0) else f"compute capability {self.capability[0]}.{self.capability[1]}"
+        known = {(0, 0): "CPU", UNKNOWN: "unknown GPU"}
+        where = known.get(self.capability, "compute capability {}.{}".format(*self.capability))
         return f"{where}, {self.backend} {self.version}, {self.precision}"
 
 
@@ -244,6 +249,11 @@ def _fits(one: Entry, need: Need) -> bool:
     if one.capability != need.capability:
         return False
     return not need.tensorrt or one.backend != TENSORRT or _numbers(one.version)[:3] == _numbers(need.tensorrt)[:3]
+
+
+def _silent(said: Mapping[str, str]) -> bool:
+    """Whether an entry does not say what it was measured on. A stranger's entry is no image for the CPU."""
+    return labels.PRECISION not in said or bool(said.get(labels.COMPUTE_CAPABILITY) or said.get(labels.GPU))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
