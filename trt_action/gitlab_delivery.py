@@ -57,6 +57,9 @@ def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence])
             job.say(f"! {warning}")
         console.console(sys.stdout).show(report.terminal(one))
     _outputs(job, chosen, evidences, result.url)
+    if code or job.activity.kind != "publish":  # else the publishing job does, which knows the image
+        recorded = record(job, evidences, chosen)
+        code = code or recorded
     if job.inputs.report_only and code in (errors.EXIT_GATE_FAILED, errors.EXIT_INCONCLUSIVE):
         job.say(f"! A gate does not hold (exit code {code}); `report-only: true` keeps the job green.")
         return errors.EXIT_PASSED
@@ -64,6 +67,26 @@ def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence])
 
 
 _STOPPED = CommentResult(None, False, "No note: the job was stopped before its end.")
+
+
+def record(
+    job: Job,
+    evidences: Sequence[Evidence],
+    chosen: Sequence[Settings],
+    *,
+    images: Sequence[str] = (),
+    register: bool = False,
+) -> int:
+    """The runs in MLflow, if the settings name a server; not a fork's, whose settings are its own. Returns the exit code."""
+    from trt_action import bookkeeping
+
+    if not job.activity.trusted:
+        return errors.EXIT_PASSED
+
+    def tell(error: errors.TrtActionError, required: bool) -> None:
+        job.say(f"{'Error' if required else '!'} Not recorded in MLflow: {error.what} {error.fix}".strip())
+
+    return bookkeeping.keep(evidences, chosen, job.env, images=images, register=register, log=job.say, tell=tell)
 
 
 def folder_of(one: Settings, chosen: Sequence[Settings]) -> Path:

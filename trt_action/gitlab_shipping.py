@@ -13,8 +13,11 @@ from trt_action.publish.version import Version
 from trt_action.results import Shipped
 
 
-def publish(job: Job) -> Shipped | None:
+def publish(job: Job) -> tuple[Shipped, list[Version]] | None:
     """Publish the engines that the test job has measured; None: nothing says where to.
+
+    Returns:
+        what is there now, and the engines, in the order of its images.
 
     Raises:
         NotPublishedError: there is no engine, it was measured for another commit, or a gate does not hold.
@@ -28,7 +31,7 @@ def publish(job: Job) -> Shipped | None:
     engines = [version.read(folder) for folder in read_kept(job)]
     for engine in engines:
         _check_commit(job, engine)
-    return orders.publish_engines(order, engines)
+    return orders.publish_engines(order, engines), engines
 
 
 def promote(job: Job) -> Shipped | None:

@@ -79,10 +79,25 @@ def publish(job: Job) -> int:
         return _nothing(job, "published")
     from trt_action import gitlab_shipping
 
-    shipped = gitlab_shipping.promote(job) if job.activity.kind == "promote" else gitlab_shipping.publish(job)
-    if shipped is not None:
-        delivery.shipped(job, shipped)
-    return errors.EXIT_PASSED
+    if job.activity.kind == "promote":
+        if (released := gitlab_shipping.promote(job)) is not None:
+            delivery.shipped(job, released)
+        return errors.EXIT_PASSED
+    if (done := gitlab_shipping.publish(job)) is None:
+        return errors.EXIT_PASSED
+    shipped, engines = done
+    delivery.shipped(job, shipped)
+    measured = {engine.folder.name: engine.evidence for engine in engines}
+    by_name = {report.slug(one.display_name): one for one in settings.load({}, job.settings_env, job.workspace)}
+    images = [f"{one['image']}@{one['digest']}" for one in shipped.outputs["images"]]
+    names = [name for name in measured if name in by_name]
+    return delivery.record(
+        job,
+        [measured[name] for name in names],
+        [by_name[name] for name in names],
+        images=[image for name, image in zip(measured, images, strict=True) if name in by_name],
+        register=True,
+    )
 
 
 def _nothing(job: Job, done: str) -> int:

@@ -247,8 +247,7 @@ def test_nothing_else_is_published(
     elif change == "evidence of another engine":
         evidence.write_text(evidence.read_text().replace(_sha(kept), "0" * 64))
     elif change == "failed":
-        evidence.write_text(evidence.read_text().replace('"outcome": "passed"', '"outcome": "failed"'))
-        assert '"outcome": "failed"' in evidence.read_text()
+        evidence.write_text(json.dumps(json.loads(evidence.read_text()) | {"outcome": "failed"}))
     elif change == "another commit":
         evidence.write_text(evidence.read_text().replace(pushed.project.main, "f" * 40))
     elif change in ("no evidence", "nothing"):

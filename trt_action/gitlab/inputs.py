@@ -123,6 +123,8 @@ def secrets(env: Mapping[str, str]) -> list[str]:
         "CI_REGISTRY_PASSWORD",
         "CI_DEPLOY_PASSWORD",
         "SIGSTORE_ID_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
     ]
     return [env[name] for name in names if len(env.get(name, "")) > 3]
 

@@ -76,7 +76,7 @@ def upsert(
     except discussion.UnsettledError:
         raise GitLabError(
             f"The note on merge request !{merge_request.number} could not be settled: other jobs keep changing it.",
-            fix="Let one job write the note (`trt-action gitlab report`), or give each job its own `comment-id`.",
+            fix="Give each job that writes a note its own `comment-id` (TRT_ACTION_COMMENT_ID).",
         ) from None
     except GitLabError as error:
         if error.status not in (401, 403):
