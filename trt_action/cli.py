@@ -129,7 +129,7 @@ def parser() -> Parser:
 
     render = commands.add_parser("render", help="comment, summary or report from evidence files")
     render.add_argument("evidence", nargs="+", metavar="EVIDENCE")
-    render.add_argument("--format", choices=("comment", "summary", "html"), default="comment")
+    render.add_argument("--format", choices=("comment", "summary", "html", "junit", "metrics"), default="comment")
     render.add_argument("--template", metavar="PATH", help="your own comment template")
     render.add_argument("--output", metavar="FILE", help="write here instead of to stdout")
     render.set_defaults(command=_render)
@@ -337,7 +337,8 @@ def _render(arguments: argparse.Namespace) -> int:
     if arguments.format == "comment":
         text = report.comment(evidences, template=template)
     else:
-        text = report.summary(evidences) if arguments.format == "summary" else report.html(evidences)
+        writers = {"summary": report.summary, "html": report.html, "junit": report.junit, "metrics": report.metrics}
+        text = writers[arguments.format](evidences)
     if arguments.output:
         files.write_atomic(Path(arguments.output), text)
     else:
