@@ -224,3 +224,51 @@ def test_precisions_of_the_devices() -> None:
             backend.check_precision(precision, RuntimeOptions())
     with pytest.raises(BackendUnavailableError, match="on the GPU"):
         backend.check_precision("fp8", GPU)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_server_that_has_seen_the_largest_batch_allocates_nothing(
+    conv: Path, opened: Opened, gpu: FakeCuda, cuda_graph: bool
+) -> None:
+    session: Any = opened(conv, cuda_graph=cuda_graph)
+    kept = session.infer(x(8))["y"]
+    gpu.log.clear()
+    for seed in (1, 2):
+        for batch in (1, 3, 8, 2):
+            np.testing.assert_array_equal(session.infer(x(batch, seed))["y"], on_cpu(conv, x(batch, seed)))
+    for call in ("allocate", "pinned", "free", "free_pinned"):
+        assert gpu.calls(call) == [], call
+    np.testing.assert_array_equal(kept, on_cpu(conv, x(8)))
+    if cuda_graph:
+        assert len(set(session._session.graph_ids)) == 4  # one recording per set of shapes
+    session.bind(x(2))
+    session.run()
+    np.testing.assert_array_equal(session.fetch()["y"], session.infer(x(2))["y"])
+    session.close()
+    assert not gpu.leaks()
+    assert gpu.pageable_copies == 0
+    with pytest.raises(BuildError, match="closed"):
+        session.infer(x(2))
+
+
+def test_serving_what_has_no_size_before(nonzero: Path, opened: Opened, gpu: FakeCuda) -> None:
+    session: Any = opened(nonzero)
+    for values in ([1, 0, 0, 2, 0, 0], [1, 1, 1, 1, 0, 0]):
+        found = session.infer({"x": np.array(values, dtype=np.float32)})["y"]
+        assert found.tolist() == [[i for i, value in enumerate(values) if value]]
+    session._session.release()
+    session.close()
+    assert not gpu.leaks()
+
+
+def test_no_memory_for_a_larger_request_is_said_and_the_smaller_ones_go_on(
+    conv: Path, opened: Opened, gpu: FakeCuda
+) -> None:
+    session: Any = opened(conv)
+    session.infer(x(1))
+    gpu.total = 4_000
+    with pytest.raises(OutOfMemoryError):
+        session.infer(x(64))
+    np.testing.assert_array_equal(session.infer(x(2))["y"], on_cpu(conv, x(2)))
+    session.close()
+    assert not gpu.leaks()

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from trt_action.engine import ort_cuda
+from trt_action.engine import ort_cuda, rooms
 from trt_action.engine.backend import Array, DeviceTimes, Feeds, RawLayers, RuntimeOptions, Tensor
 from trt_action.engine.cuda import Cuda
 from trt_action.engine.device import Buffer, Steps, Timeline
 from trt_action.engine.ort_session import check_feeds, failures, inference_failed, profile, tensors
+from trt_action.engine.rooms import Fit, Fits, Rooms
 from trt_action.errors import BuildError
 
 Open = Callable[[int, Path | None], Any]
@@ -56,8 +57,12 @@ class OnnxRuntimeCudaSession:
         self._binding = self._session.io_binding()
         self._in: dict[str, Buffer] = {}
         self._out: dict[str, Buffer] = {}
+        self._rooms = Rooms(gpu)
+        self._resources.callback(self._rooms.close)
+        self._fits = Fits(self._rooms)
         self._graphs = 0
         self._run_options: Any = None
+        self._known_sizes = True
         self._steps = Steps(_nothing, self._check_open, _nothing)
         self.run = self._make_run()
 
@@ -86,6 +91,25 @@ class OnnxRuntimeCudaSession:
         self._download()
         self._gpu.synchronize(self._stream)
         return {tensor.name: np.array(self._out[tensor.name].host) for tensor in self._outputs}
+
+    def infer(self, feeds: Feeds) -> dict[str, Array]:
+        """See `backend.infer`. Buffers are as large as the largest inputs so far, so that other sizes cost a lookup.
+
+        Outputs whose sizes follow from the values take the long way: `bind`, `run`, `fetch`.
+        """
+        self._check_open()
+        shapes = tuple(feeds[tensor.name].shape for tensor in self._inputs)
+        try:
+            fit = self._fits.get(shapes) or self._fit(shapes, feeds)
+            if fit is not None:
+                return rooms.run(fit, feeds, lambda: self._gpu.synchronize(self._stream))
+        except failures(self._ort) as error:
+            if "output OrtValue provided" not in str(error):
+                raise inference_failed(self._ort, error) from None
+            self._known_sizes = False
+        self.bind(feeds)
+        self.run()
+        return self.fetch()
 
     def device_times(self, iterations: int) -> DeviceTimes | None:
         self._check_open()
@@ -121,6 +145,7 @@ class OnnxRuntimeCudaSession:
         self._gpu.synchronize(self._stream)
         self._session = self._binding = None
         self._in, self._out = {}, {}
+        self._fits.clear()
         self._steps.upload = self._steps.compute = self._steps.whole = self._check_open
         self._buffers.close()
         self._resources.close()
@@ -178,6 +203,35 @@ class OnnxRuntimeCudaSession:
         self._steps.compute = lambda: call(binding, chosen)
         # Without run options ONNX Runtime waits for the GPU itself, and is 50 µs faster all the same (docs/gpu.md).
         self._steps.whole = self._steps.compute if self._options.cuda_graph else lambda: call(binding)
+
+    def _fit(self, shapes: tuple[tuple[int, ...], ...], feeds: Feeds) -> Fit | None:
+        """An inference of these shapes; None where the sizes of outputs are not known before."""
+        sizes = _sizes(self._inputs, feeds)
+        known = {tensor.name: _resolved(tensor, sizes) for tensor in self._outputs}
+        if not self._known_sizes or None in known.values():
+            return None
+        wanted_in = {t.name: (feeds[t.name].shape, np.dtype(t.dtype)) for t in self._inputs}
+        wanted_out = {t.name: (known[t.name] or (), np.dtype(t.dtype)) for t in self._outputs}
+        found, number = self._rooms, self._options.gpu
+        found.make(wanted_in | wanted_out)
+        binding = self._session.io_binding()
+        for name, (shape, dtype) in wanted_in.items():
+            binding.bind_input(name, "cuda", number, dtype.type, shape, found.pointer(name))
+        for name, (shape, dtype) in wanted_out.items():
+            binding.bind_output(name, "cuda", number, dtype.type, shape, found.pointer(name))
+        call, chosen = self._session.run_with_iobinding, self._new_run_options()
+        views_in, views_out = found.views(wanted_in), found.views(wanted_out)
+        return self._fits.put(
+            shapes,
+            Fit(
+                views_in,
+                views_out,
+                upload=found.copies(views_in, self._stream, to_device=True),
+                compute=(lambda: call(binding, chosen)) if self._options.cuda_graph else (lambda: call(binding)),
+                download=found.copies(views_out, self._stream, to_device=False),
+                moves=found.moves,
+            ),
+        )
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any], pointer: int | None = None) -> Buffer:
         buffer = Buffer(self._gpu, shape, dtype, pointer)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import trt_action.engine.tensorrt as package
-from trt_action.engine.tensorrt import configure, session
+from trt_action.engine.tensorrt import configure, ports
 from trt_action.engine.tensorrt.log import Log, logger
 from trt_action.engine.tensorrt.outputs import allocator
 from trt_action.engine.tensorrt.progress import monitor
@@ -161,7 +161,7 @@ def test_what_does_not_exist_everywhere_is_found(line: str, said: str) -> None:
     [
         ("TilingOptimizationLevel", configure.TILING.values()),
         ("HardwareCompatibilityLevel", configure.HARDWARE.values()),
-        ("DataType", session.DTYPES),
+        ("DataType", ports.DTYPES),
     ],
 )
 def test_members_looked_up_by_text_exist(enum: str, names: Any) -> None:

@@ -255,3 +255,83 @@ def test_weight_streaming_has_a_budget(bench: Make, asked: str, bytes_: int) -> 
     b.load(tensorrt=TensorRTOptions(weight_streaming=asked))
     assert b.trt.log == [("budget", bytes_)]
     b.finish()
+
+
+@pytest.mark.parametrize("transfers", [False, True])
+@pytest.mark.parametrize("rtx", [False, True])
+def test_a_server_that_has_seen_the_largest_batch_allocates_nothing(bench: Make, rtx: bool, transfers: bool) -> None:
+    b = bench(doubling(), rtx=rtx)
+    session = b.load(transfers=transfers)
+    kept = session.infer(x(*range(8)))["y"]
+    b.gpu.log.clear()
+    for _ in range(2):
+        for rows in ((1,), (1, 2, 3), (5, 6), tuple(range(8))):
+            np.testing.assert_array_equal(session.infer(x(*rows))["y"], 2 * x(*rows)["x"])
+    for call in ("allocate", "pinned", "free", "free_pinned", "stream"):
+        assert b.gpu.calls(call) == [], call
+    assert b.gpu.pageable_copies == 0
+    np.testing.assert_array_equal(kept, 2 * x(*range(8))["x"])  # the answer to the first request is still its own
+    b.finish()
+
+
+def test_serving_and_measuring_may_take_turns(bench: Make) -> None:
+    b = bench(doubling())
+    session = b.load()
+    for rows in ((1, 2), (3,), (4, 5, 6)):
+        session.bind(x(*rows))
+        session.run()
+        np.testing.assert_array_equal(session.fetch()["y"], 2 * x(*rows)["x"])
+        np.testing.assert_array_equal(session.infer(x(7))["y"], 2 * x(7)["x"])
+        np.testing.assert_array_equal(session.infer(x(*rows))["y"], 2 * x(*rows)["x"])
+        with pytest.raises(BuildError, match="before its inputs were bound"):
+            session.run()  # and not with the buffers of somebody else
+    b.finish()
+
+
+@pytest.mark.parametrize("way", ["bind", "infer"])
+def test_shapes_that_do_not_fit_leave_nothing_half_done(bench: Make, way: str) -> None:
+    b = bench(doubling())
+    session = b.load()
+    session.infer(x(1, 2))
+    for _ in range(2):
+        with pytest.raises(DataError, match="the engine was built for"):
+            getattr(session, way)(x(*range(9)))
+        with pytest.raises(BuildError):
+            session.run()
+    np.testing.assert_array_equal(session.infer(x(1, 2))["y"], 2 * x(1, 2)["x"])
+    b.finish()
+
+
+def test_serving_what_has_no_size_before(bench: Make) -> None:
+    b = bench(positive())
+    session = b.load()
+    for values in ([1, -1, 2, -3], [1, 2, 3, 4]):
+        found = session.infer({"x": np.array(values, np.float32)})["large"]
+        np.testing.assert_array_equal(found, [value for value in values if value > 0])
+    b.finish()
+    b = bench(reshaping())
+    session = b.load()
+    data = np.arange(6, dtype=np.float32)
+    for size in ([2, 3], [6, 1]):
+        found = session.infer({"x": data, "size": np.array(size, np.int64)})["y"]
+        np.testing.assert_array_equal(found, data.reshape(size))
+    b.finish()
+    b = bench(doubling())
+    session = b.load(cuda_graph=True)
+    for rows in ((1,), (1, 2), (3, 4)):
+        np.testing.assert_array_equal(session.infer(x(*rows))["y"], 2 * x(*rows)["x"])
+    assert len(b.gpu.calls("capture")) == 2
+    b.finish()
+
+
+def test_no_memory_for_a_larger_request_is_said_and_the_smaller_ones_go_on(bench: Make) -> None:
+    b = bench(doubling())
+    session = b.load()
+    session.infer(x(1))
+    total, b.gpu.total = b.gpu.total, b.gpu.total - b.gpu.memory()[0] + 20
+    with pytest.raises(OutOfMemoryError):
+        session.infer(x(*range(8)))
+    np.testing.assert_array_equal(session.infer(x(2))["y"], 2 * x(2)["x"])
+    b.gpu.total = total
+    np.testing.assert_array_equal(session.infer(x(*range(8)))["y"], 2 * x(*range(8))["x"])
+    b.finish()

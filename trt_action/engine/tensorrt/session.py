@@ -9,28 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from trt_action.engine import rooms
 from trt_action.engine.backend import Array, DeviceTimes, Feeds, RawLayers, RuntimeOptions, Tensor, numpy_dtype
 from trt_action.engine.cuda import Cuda, Graph
-from trt_action.engine.device import Buffer, Steps, Timeline
+from trt_action.engine.device import Buffer, Steps, Timeline, freed_on_failure
 from trt_action.engine.ort_session import check_feeds
-from trt_action.engine.tensorrt import causes, loading, profiling
+from trt_action.engine.rooms import Fit, Fits, Rooms
+from trt_action.engine.tensorrt import causes, loading, ports, profiling
 from trt_action.engine.tensorrt.causes import Situation
 from trt_action.engine.tensorrt.loading import Opened
 from trt_action.engine.tensorrt.outputs import Growing, allocator
 from trt_action.errors import BuildError, DataError
 from trt_action.inputs import quote, quote_all
-
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
-"""TensorRT's names of the types that an input or output can have here, by numpy's."""
 
 
 class _Call:
@@ -55,7 +45,7 @@ class TensorRTSession:
     def __init__(self, trt: Any, gpu: Cuda, opened: Opened, options: RuntimeOptions, situation: Situation) -> None:
         self._trt, self._gpu, self._options, self._situation = trt, gpu, options, situation
         self._opened: Opened | None = opened
-        self._inputs, self._outputs = _tensors(trt, opened.engine)
+        self._inputs, self._outputs = ports.tensors(trt, opened.engine)
         self._context = loading.new_context(opened, situation)
         self._own_graph = options.cuda_graph and opened.runtime_config is None
         self._resources = contextlib.ExitStack()
@@ -69,6 +59,11 @@ class TensorRTSession:
         self._out: dict[str, Buffer] = {}
         self._growing: dict[str, Growing] = {}
         self._allocators: list[Any] = []
+        self._rooms = Rooms(gpu)
+        self._resources.callback(self._rooms.close)
+        self._known = Fits(self._rooms)
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
+        self._steady = not self._own_graph and not any(self._on_host(tensor.name) for tensor in self._inputs)
         self._steps = Steps(_nothing, _unready, _nothing)
         self._call = _Call()
         self._upload: Callable[[], None] = _nothing
@@ -99,6 +94,24 @@ class TensorRTSession:
             self._download()
             self._gpu.synchronize(self._stream)
         return {tensor.name: np.array(self._host(tensor.name)) for tensor in self._outputs}
+
+    def infer(self, feeds: Feeds) -> dict[str, Array]:
+        """See `backend.infer`. Buffers are as large as the largest inputs so far, so that other sizes cost a lookup and
+        a call per input.
+
+        The long way (`bind`, `run`, `fetch`) is taken where values decide about sizes, and with a CUDA graph of ours: it
+        is recorded for one set of shapes.
+        """
+        self._check_open()
+        shapes = tuple(feeds[tensor.name].shape for tensor in self._inputs)
+        fit = (self._known.get(shapes) or self._fit(shapes)) if self._steady else None
+        if fit is None:
+            self.bind(feeds)
+            self.run()
+            return self.fetch()
+        if shapes != self._shapes:
+            self._set_shapes(shapes)
+        return rooms.run(fit, feeds, lambda: self._gpu.synchronize(self._stream))
 
     def device_times(self, iterations: int) -> DeviceTimes | None:
         self._check_open()
@@ -137,8 +150,8 @@ class TensorRTSession:
             return
         self._gpu.synchronize(self._stream)
         opened, self._opened = self._opened, None
-        self._steps.upload, self._steps.compute, self._steps.download = _nothing, _unready, _nothing
         self._release()
+        self._known.clear()
         self._call.execute = _refuse
         self._context = None
         self._allocators = []
@@ -161,6 +174,46 @@ class TensorRTSession:
 
         return with_transfers if self._options.transfers else without
 
+    def _fit(self, shapes: tuple[tuple[int, ...], ...]) -> Fit | None:
+        """An inference of these shapes; None where the sizes of outputs are not known before."""
+        self._release()
+        self._set_shapes(shapes)
+        context, found = self._context, self._rooms
+        inputs = {t.name: (s, numpy_dtype(t.dtype)) for t, s in zip(self._inputs, shapes, strict=True)}
+        outputs = {t.name: (tuple(context.get_tensor_shape(t.name)), numpy_dtype(t.dtype)) for t in self._outputs}
+        if any(-1 in shape for shape, _ in outputs.values()):
+            self._steady = False
+            return None
+        found.make(inputs | outputs)
+        for name in inputs | outputs:
+            context.set_tensor_address(name, found.pointer(name))
+        views_in, views_out = found.views(inputs), found.views(outputs)
+        fit = Fit(
+            views_in,
+            views_out,
+            upload=found.copies(views_in, self._stream, to_device=True),
+            compute=self._enqueue(context),
+            download=found.copies(views_out, self._stream, to_device=False),
+            moves=found.moves,
+        )
+        return self._known.put(shapes, fit)
+
+    def _set_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self._shapes = None
+        for tensor, shape in zip(self._inputs, shapes, strict=True):
+            if not self._context.set_input_shape(tensor.name, shape):
+                raise self._out_of_profile(tensor, shape)
+        self._check_shapes()
+        self._shapes = shapes
+
+    def _check_shapes(self) -> None:
+        if missing := self._context.infer_shapes():
+            raise BuildError(f"TensorRT cannot infer shapes: it still waits for {quote_all(missing)}.")
+
+    def _on_host(self, name: str) -> bool:
+        location = self._check_open().engine.get_tensor_location(name)
+        return bool(location == self._trt.TensorLocation.HOST)
+
     def _fits(self, feeds: Feeds) -> bool:
         """Same shapes, and the same values where values are sizes: all buffers can stay."""
         if not self._in and not self._sizes:
@@ -171,10 +224,16 @@ class TensorRTSession:
 
     def _rebind(self, feeds: Feeds) -> None:
         self._release()
-        engine, context, trt = self._check_open().engine, self._context, self._trt
+        self._rooms.close()
+        self._shapes = None
+        with freed_on_failure(self._release):
+            self._bind_all(feeds)
+
+    def _bind_all(self, feeds: Feeds) -> None:
+        context = self._context
         for tensor in self._inputs:
             array = np.ascontiguousarray(feeds[tensor.name])
-            if engine.get_tensor_location(tensor.name) == trt.TensorLocation.HOST:
+            if self._on_host(tensor.name):
                 self._sizes[tensor.name] = array.copy()
             else:
                 buffer = self._in[tensor.name] = Buffer(self._gpu, array.shape, array.dtype)
@@ -183,8 +242,7 @@ class TensorRTSession:
                 raise self._out_of_profile(tensor, array.shape)
         for name, array in self._sizes.items():
             context.set_tensor_address(name, array.ctypes.data)
-        if missing := context.infer_shapes():
-            raise BuildError(f"TensorRT cannot infer shapes: it still waits for {quote_all(missing)}.")
+        self._check_shapes()
         for tensor in self._outputs:
             self._make_output(context, tensor)
         self._set_addresses(context)
@@ -231,13 +289,7 @@ class TensorRTSession:
         self._steps.compute = self._make_compute(context)
 
     def _make_compute(self, context: Any) -> Callable[[], None]:
-        call, stream, failed = self._call, self._stream, self._failed
-        call.execute = context.execute_async_v3
-
-        def enqueue() -> None:
-            if not call.execute(stream):
-                raise failed()
-
+        stream, enqueue = self._stream, self._enqueue(context)
         if not self._own_graph:
             return enqueue
         self._upload()
@@ -251,6 +303,16 @@ class TensorRTSession:
             launch(stream)
 
         return replay
+
+    def _enqueue(self, context: Any) -> Callable[[], None]:
+        call, stream, failed = self._call, self._stream, self._failed
+        call.execute = context.execute_async_v3
+
+        def enqueue() -> None:
+            if not call.execute(stream):
+                raise failed()
+
+        return enqueue
 
     def _execute(self, context: Any) -> None:
         if not context.execute_async_v3(self._stream):
@@ -278,6 +340,7 @@ class TensorRTSession:
         )
 
     def _release(self) -> None:
+        self._steps.upload, self._steps.compute, self._steps.download = _nothing, _unready, _nothing
         self._bound.close()
         self._in, self._sizes, self._out, self._growing = {}, {}, {}, {}
 
@@ -299,20 +362,3 @@ def _unready() -> None:
     raise BuildError(
         "An engine was used before its inputs were bound, or after it was closed.", fix="Please report this."
     )
-
-
-def _tensors(trt: Any, engine: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs in the engine's order; an open dimension is None."""
-    found: dict[bool, list[Tensor]] = {True: [], False: []}
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        kind = engine.get_tensor_dtype(name).name
-        if kind not in DTYPES:
-            raise BuildError(
-                f"{quote(name)} of the engine has type {kind}, which this backend cannot bind.",
-                fix="Export the model with inputs and outputs of float32, float16, bfloat16, bool or integers.",
-            )
-        shape = tuple(None if dim == -1 else int(dim) for dim in engine.get_tensor_shape(name))
-        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        found[is_input].append(Tensor(name, DTYPES[kind], shape))
-    return tuple(found[True]), tuple(found[False])
