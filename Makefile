@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve clean
+.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve bench-images bench-runtimes clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -81,6 +81,12 @@ bench-serve: $(STAMP) ## the server beside a bare Starlette app, into docs/bench
 
 bench-search: $(STAMP) ## the search and both toolchains on three networks, into docs/precision.md (~10 min; MODELOPT_PYTHON adds ModelOpt)
 	$(BIN)/python benchmarks/search.py --write docs/precision.md
+
+bench-images: $(STAMP) ## sizes of the action's image by variant, into docs/benchmarks.md (~5 min; needs Docker's engine and docker-registry)
+	$(BIN)/python benchmarks/images.py --no-cache --write docs/benchmarks.md
+
+bench-runtimes: $(STAMP) ## sizes of the runtimes that engines are published on, into docs/benchmarks.md (~5 min; needs Docker's engine and docker-registry)
+	$(BIN)/python benchmarks/runtimes.py --write docs/benchmarks.md
 
 clean: ## remove what make has made
 	rm -rf $(VENV) $(MODELOPT) $(MLFLOW) $(GPU_VENV) build trt-action-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -199,6 +199,18 @@ def test_an_engine_that_nobody_measured_is_not_published(desk: Desk, proxy: Prox
     assert changes(proxy) == 0
 
 
+@pytest.mark.parametrize(("part", "key"), [("engine", "backend"), ("engine", "precision"), ("model", "sha256")])
+def test_a_forged_record_is_not_published(desk: Desk, proxy: Proxy, part: str, key: str) -> None:
+    """The engine's bytes are the measured ones, and what the server would believe of them is not."""
+    path = desk.folder / "engine.json"
+    record = json.loads(path.read_text())
+    record[part][key] = {"backend": "tensorrt", "precision": "fp32", "sha256": "0" * 64}[key]
+    path.write_text(json.dumps(record))
+    with pytest.raises(errors.EvidenceError, match="not of the run that measured it"):
+        desk.publish()
+    assert changes(proxy) == 0
+
+
 def test_an_inconclusive_run_is_published_where_that_passes(desk: Desk) -> None:
     settings = {"on-inconclusive": "pass"}
     assert desk.publish(broken(outcome="inconclusive", settings=settings)).labels[labels.OUTCOME] == "inconclusive"

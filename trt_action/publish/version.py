@@ -71,7 +71,23 @@ def read(folder: Path, evidence: Path | None = None) -> Version:
             why=f"The engine in {quote(folder)} is {record.engine.sha256[:12]}; only what was measured is published.",
             fix="Give the evidence of the run that measured this engine.",
         )
+    _check_record(folder, record, found)
     return Version(folder, record, found, (found.model_dump_json(indent=1) + "\n").encode())
+
+
+def _check_record(folder: Path, record: Kept, evidence: Evidence) -> None:
+    """The server believes `engine.json`: what it says of engine and model must be what was measured."""
+    head = evidence.head
+    if head is None or evidence.model is None:
+        return  # never measured: `gates.check` refuses it in words of its own
+    measured = (head.engine.backend, head.engine.backend_version, head.engine.precision, evidence.model.sha256)
+    here = (record.engine.backend, record.engine.backend_version, record.engine.precision, record.model.sha256)
+    if here != measured:
+        raise EvidenceError(
+            f"The record of the engine in {quote(folder)} is not of the run that measured it.",
+            why=f"`engine.json` says {quote(', '.join(here))}, the evidence {quote(', '.join(measured))}.",
+            fix="Take the folder as `trt-action run --keep` has left it.",
+        )
 
 
 def stage(version: Version, variant: Variant, root: Path) -> Path:
