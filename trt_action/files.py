@@ -98,5 +98,6 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"`{path}` cannot be written: {error.strerror or error}.",
-            fix="Check permissions and free space (`df -h`), or choose another folder with `--output`.",
+            fix="Check permissions and free space (`df -h`), or choose another folder with `--output` (of temporary files: "
+            "`TMPDIR`).",
         ) from error

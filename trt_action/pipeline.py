@@ -72,7 +72,8 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     with work.stage(draft, "model", "Model"):
         head = draft.model = stages.load_head(work)
         draft.warnings += head.notes
-        base = stages.load_base(draft, work) if "compare" in parts or work.settings.base != "auto" else None
+        wants_base = "compare" in parts or (bool(parts) and work.settings.base != "auto")  # a build keeps the head only
+        base = stages.load_base(draft, work) if wants_base else None
     with work.stage(draft, "data", "Data") as progress:
         calibration, validation = stages.load_data(draft, work, head, progress)
     if recipes.wanted(work.settings) and not kept.is_kept(head.path):

@@ -45,6 +45,13 @@ def test_build_for_absent_gpus_leaves_a_kept_engine(digits: Path, work: Path, ca
     assert evidence["fingerprint"]["runtime"]["tensorrt"]["compute_capabilities"] == ["8.9", "12.0"]
 
 
+def test_a_build_keeps_the_head_and_builds_nothing_else(digits: Path, work: Path) -> None:
+    command = ["build", str(digits / "model.onnx"), "--base", str(digits / "base.onnx"), "--backend", "tensorrt-rtx"]
+    assert cli.main([*command, "--output", "kept"]) == 0
+    evidence = json.loads((work / "kept" / "evidence.json").read_text())
+    assert [stage["name"] for stage in evidence["stages"]] == ["host", "model", "data", "build-head"]
+
+
 @pytest.mark.parametrize(
     ("backend", "words"),
     [
