@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as remote
 import tritonclient.http as http
+from google.protobuf.json_format import MessageToDict
 from onnx import TensorProto, helper
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -305,3 +306,30 @@ def test_trace_context_goes_on(server: Server) -> None:
     line = server.wait_for(trace)
     logged = json.loads(line)
     assert (logged["trace_id"], logged["model"], logged["status"]) == (trace, "of_float32", 200)
+
+
+def test_configuration_and_statistics_are_the_same_over_grpc(server: Server) -> None:
+    def shown(message: Any) -> Any:
+        return MessageToDict(message, preserving_proto_field_name=True)
+
+    with (
+        http.InferenceServerClient(server.address) as there,
+        remote.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as here,
+    ):
+        config = shown(here.get_model_config("two", "3"))["config"]
+        for port in (*config["input"], *config["output"]):
+            port["dims"] = [int(size) for size in port["dims"]]
+        assert config.pop("instance_group") == [{"name": "two", "count": 1}]  # KIND_AUTO is 0
+        wanted = there.get_model_config("two")
+        assert config == {name: value for name, value in wanted.items() if name != "instance_group"}
+        one = here.get_inference_statistics("of_int8").model_stats[0]
+        assert one.inference_count == there.get_inference_statistics("of_int8")["model_stats"][0]["inference_count"]
+        assert (
+            one.inference_stats.success.count
+            == sum(entry.compute_infer.count for entry in one.batch_stats if entry.batch_size == 1)
+            or one.execution_count > 0
+        )
+        assert {entry.name for entry in here.get_inference_statistics().model_stats} >= {"two", "of_bool"}
+        with pytest.raises(InferenceServerException) as caught:
+            here.get_model_config("two", "2")
+        assert caught.value.status() == "StatusCode.NOT_FOUND"

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 import grpc
+from google.protobuf.json_format import ParseDict
 
 from trt_action import __version__
 from trt_action.errors import SettingsError
@@ -99,6 +100,8 @@ class Calls:
         "ServerMetadata": messages.ServerMetadataRequest,
         "ModelMetadata": messages.ModelMetadataRequest,
         "ModelInfer": messages.ModelInferRequest,
+        "ModelConfig": messages.ModelConfigRequest,
+        "ModelStatistics": messages.ModelStatisticsRequest,
         "RepositoryIndex": messages.RepositoryIndexRequest,
         "RepositoryModelLoad": messages.RepositoryModelLoadRequest,
         "RepositoryModelUnload": messages.RepositoryModelUnloadRequest,
@@ -123,7 +126,9 @@ class Calls:
 
     async def ServerMetadata(self, _request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
         return messages.ServerMetadataResponse(
-            name="trt-action", version=__version__, extensions=["model_repository", "schedule_policy"]
+            name="trt-action",
+            version=__version__,
+            extensions=["model_configuration", "model_repository", "schedule_policy", "statistics"],
         )
 
     async def ModelMetadata(self, request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
@@ -156,6 +161,16 @@ class Calls:
             return response
         finally:
             budget.give(size)
+
+    async def ModelConfig(self, request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
+        found = self._repository.get(request.name, request.version or None)
+        return messages.ModelConfigResponse(config=ParseDict(found.config(), messages.ModelConfig()))
+
+    async def ModelStatistics(self, request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
+        get, name = self._repository.get, request.name
+        models = [get(name, request.version or None)] if name else self._repository.models()
+        found = [model.stats.as_json(model.name, model.version) for model in models]
+        return ParseDict({"model_stats": found}, messages.ModelStatisticsResponse())
 
     async def RepositoryIndex(self, request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
         entry = messages.RepositoryIndexResponse.ModelIndex

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.doubles.tensorrt import Network, Port
 from tests.engine.tensorrt.conftest import Make, doubling, positive, reshaping, x
 from trt_action import engine
 from trt_action.engine.backend import BuildContext, Loadable, RuntimeOptions
@@ -334,4 +336,23 @@ def test_no_memory_for_a_larger_request_is_said_and_the_smaller_ones_go_on(bench
     np.testing.assert_array_equal(session.infer(x(2))["y"], 2 * x(2)["x"])
     b.gpu.total = total
     np.testing.assert_array_equal(session.infer(x(*range(8)))["y"], 2 * x(*range(8))["x"])
+    b.finish()
+
+
+def test_bfloat16_is_served(bench: Make) -> None:
+    kind = np.dtype(ml_dtypes.bfloat16)
+    b = bench(
+        Network(
+            inputs=(Port("x", "BF16", (-1, 2), ((1, 2), (1, 2), (4, 2))),),
+            outputs=(Port("y", "BF16", (-1, 2)),),
+            function=lambda feeds: {"y": feeds["x"] + feeds["x"]},
+            shapes=lambda shapes, values: {"y": shapes["x"]},
+        )
+    )
+    session = b.load()
+    assert [tensor.dtype for tensor in (*session.inputs, *session.outputs)] == ["bfloat16", "bfloat16"]
+    for rows in (3, 1):
+        found = session.infer({"x": np.full((rows, 2), 1.5, kind)})["y"]
+        assert found.dtype == kind
+        assert found.tolist() == [[3, 3]] * rows
     b.finish()
