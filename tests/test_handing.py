@@ -121,6 +121,14 @@ def test_not_on_another_activity_and_not_without_an_image(tmp_path: Path, publis
         assert handing.after(one, there) is there
 
 
+def test_what_is_older_than_the_last_published_is_not_deployed(tmp_path: Path, published: Published) -> None:
+    """A slower job of an older commit: a newer run has the branch's tag."""
+    touched = tmp_path / "touched"
+    late = Shipped({**shipped(published).outputs, "images": [{"left-tags": ["main"]}]})
+    assert handing.after(job(tmp_path, published, command=f"touch {touched}"), late) is late
+    assert not touched.exists()
+
+
 def test_several_images(tmp_path: Path, published: Published) -> None:
     with pytest.raises(SettingsError, match="has several images"):
         handing.after(job(tmp_path, published, command="true"), Shipped({"image": "a/b", "digest": None}))

@@ -38,6 +38,9 @@ def after(job: Job, shipped: Shipped) -> Shipped:
     asked = job.inputs.deploy
     if not asked.anything or asked.on != job.activity.kind or not shipped.outputs.get("image"):
         return shipped
+    if any(one.get("left-tags") for one in shipped.outputs.get("images") or []):
+        commands.plain("Nothing is deployed: a newer run has published already, and this image would be a step back.")
+        return shipped
     target = _image(shipped.outputs)
     known = _known(job, target)
     outputs: dict[str, Any] = {}

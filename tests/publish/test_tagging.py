@@ -33,7 +33,7 @@ def job(cncf: Running, make: MakeRegistry, repository: str, tmp_path: Path) -> J
 
     def run(commit: str, number: int | None, **changes: Any) -> Published:
         gpu = changes.pop("gpu", None)
-        name = f"{commit[0]}-{number}-{gpu['name'] if gpu else 'cpu'}".replace(" ", "")
+        name = f"{commit[:12]}-{number}-{gpu['name'] if gpu else 'cpu'}".replace(" ", "")
         engine = name.encode() * 1_000
         evidence = images.measured(engine, commit=commit, gpu=gpu, **changes.pop("evidence", {}))
         url = f"{RUN}{number}" if number is not None else None
@@ -63,6 +63,8 @@ def test_the_job_of_an_older_commit_that_ends_later_does_not_take_the_branch_bac
     newer = job(NEW, 12, evidence={"created": "2026-01-01T00:00:00Z"})
     late = job(OLD, 11, evidence={"created": "2026-01-02T00:00:00Z"})  # measured later
     assert late.tags == [OLD, f"digits-cpu-int8-{OLD}"]
+    assert late.as_json()["left-tags"] == ["main", "digits-cpu-int8-main"]
+    assert newer.left == []
     assert {registry.digest(repository, tag) for tag in ("main", "digits-cpu-int8-main")} == {newer.digest}
     assert registry.digest(repository, OLD) == late.digest
     back = job("3" * 40, 13)  # a push that takes the branch back is a newer run

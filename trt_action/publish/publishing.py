@@ -65,7 +65,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Published:
-    """An image that is there, whole and tagged. `sent`: bytes that had to be uploaded."""
+    """An image that is there, whole and tagged. `sent`: bytes that had to be uploaded. `left`: tags that it was not given,
+    since a newer run has them."""
 
     image: str
     digest: str
@@ -73,6 +74,7 @@ class Published:
     labels: dict[str, str]
     size: int
     sent: int
+    left: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """As docker/metadata-action and docker/build-push-action tell it: tags with the image's name in front."""
@@ -82,6 +84,7 @@ class Published:
             "digest": self.digest,
             "tags": names,
             "tag-names": self.tags,
+            "left-tags": self.left,
             "labels": self.labels,
             "annotations": [f"manifest:{name}={value}" for name, value in self.labels.items()],
             "size": self.size,
@@ -126,7 +129,8 @@ def publish(engine: Version, options: Options, open_registry: Open, *, log: Log 
             progress=log,
         )
         given = _tag(registry, target.repository, names, pushed, engine, options, log)
-    return Published(target.name, pushed.digest, given, dict(change.labels), pushed.size, pushed.sent)
+    left = [name for name in names.all if name not in given]
+    return Published(target.name, pushed.digest, given, dict(change.labels), pushed.size, pushed.sent, left)
 
 
 def today() -> date:
