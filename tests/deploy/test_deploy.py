@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
 import pytest
 
 from tests.deploy.conftest import NAME, NEW, OLD, OTHER, RESOURCES, TOKEN, Put, facts, order
@@ -341,3 +344,42 @@ def test_what_was_never_rolled_out_is_nothing_to_return_to(
     deploying.deploy(cluster, facts(NEW), order(log))
     assert notes_of(k8s)["previous-image"] == OLD
     assert deploying.rollback(cluster, order(log)).image == OLD
+
+
+@pytest.mark.parametrize("then", ["rollback", "deploy"])
+def test_a_stateful_set_that_is_stuck(then: str, k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]) -> None:
+    """Killed in the middle of what never came up: the pods that it waits for are deleted on the way on, and back."""
+    put("statefulset")
+    k8s.images[OTHER] = Image("crash")
+    k8s.faults = [Fault("GET", "statefulsets/detector", status=401, times=2, skip=1), Fault("PATCH", "detector", status=401, skip=1, times=9)]  # fmt: skip
+    with pytest.raises(DeployError):
+        deploying.deploy(cluster, facts(OTHER), order(log, "statefulset"))
+    k8s.faults.clear()
+    assert image_of(k8s, "statefulset") == OTHER
+    k8s.wait(lambda: any("2" in str(one) for one in k8s.store.all("events")))
+    if then == "rollback":
+        assert deploying.rollback(cluster, order(log, "statefulset")).image == OLD
+    else:
+        deploying.deploy(cluster, facts(NEW), order(log, "statefulset"))
+    wanted = OLD if then == "rollback" else NEW
+    k8s.wait(lambda: k8s.settled("statefulsets", "detector", wanted))
+    assert any("which never became ready" in line for line in log)
+
+
+def test_pods_that_may_not_be_deleted(k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]) -> None:
+    put("statefulset")
+    k8s.images[NEW] = Image("crash")
+    k8s.faults = [Fault("DELETE", "pods", status=403, reason="Forbidden", times=9)]
+    short = Limits(timeout=1.0, stuck=0.3, look=0.2)
+    with pytest.raises(DeployError) as caught:
+        deploying.deploy(_impatient(cluster), facts(), order(log, "statefulset", limits=short))
+    assert f"was put back to `{OLD}`" in caught.value.why
+    assert "could not be deleted, and it waits for them" in caught.value.why
+    assert image_of(k8s, "statefulset") == OLD
+
+
+def _impatient(cluster: Cluster) -> Cluster:
+    """A minute of its clock is a second."""
+    began, real = time.monotonic(), time.monotonic
+    cluster.patience = dataclasses.replace(cluster.patience, clock=lambda: began + (real() - began) * 20)
+    return cluster

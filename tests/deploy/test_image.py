@@ -18,6 +18,7 @@ from tests.publish.conftest import *  # noqa: F403 - its fixtures
 from tests.publish.conftest import MakeRegistry
 from tests.publish.images import Published
 from trt_action import cli
+from trt_action.commands import cluster
 from trt_action.deploy import image
 from trt_action.deploy.facts import PREFIX
 from trt_action.errors import DeployError, SettingsError, VerificationError
@@ -148,6 +149,17 @@ def test_by_the_command_line(k8s: Kubernetes, published: Published, capsys: pyte
     assert "nothing earlier is recorded" in capsys.readouterr().err
     assert cli.main(["rollback", *WHERE, "--to", digest]) == 0
     assert TOKEN not in str(capsys.readouterr())
+
+
+def test_the_registrys_flags_are_not_the_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBE_TOKEN", TOKEN)
+    (tmp_path / "ca.pem").write_text("of the cluster")
+    words = ["deploy", f"a/b@sha256:{'1' * 64}", *WHERE, "--server", "https://x", "--ca", "/registry.pem", "--insecure"]
+    asked = cluster.wanted(cli.parser().parse_args(words)).connection
+    assert (asked.ca, asked.insecure, asked.server) == (b"", False, "https://x")
+    assert TOKEN not in repr(asked)
+    asked = cluster.wanted(cli.parser().parse_args([*words, "--cluster-ca", str(tmp_path / "ca.pem")])).connection
+    assert asked.ca == b"of the cluster"
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,20 @@ if TYPE_CHECKING:
     from trt_action.deploy.wanted import Wanted
 
 TARGET = ("namespace", "container", "timeout")
-SECRETS = {
-    "deploy-token": "KUBE_TOKEN",
-    "deploy-prometheus-token": "PROMETHEUS_TOKEN",
-    "deploy-github-token": "GITHUB_TOKEN",
-}
+CHECKS = (
+    "health",
+    "prometheus-url",
+    "watch",
+    "max-p99",
+    "max-error-rate",
+    "p99-query",
+    "error-rate-query",
+    "prometheus-selector",
+)
+FLAGS = ("workload", *TARGET, "dry-run", "context", "server", *CHECKS)
+"""Flags that are rows of the action's table; `--ca` and `--insecure` are the registry's."""
+
+SECRETS = {"deploy-token": "KUBE_TOKEN", "deploy-prometheus-token": "PROMETHEUS_TOKEN"}
 """Others see a command's arguments: secrets come from the environment."""
 
 MAX_CA_BYTES = 1_000_000
@@ -65,10 +74,10 @@ def wanted(arguments: argparse.Namespace) -> Wanted:
 
     def text(name: str) -> str:
         if name in SECRETS:
-            uses = {"deploy-token": arguments.server, "deploy-prometheus-token": _given(arguments, "prometheus_url")}
+            uses = {"deploy-token": arguments.server, "deploy-prometheus-token": _given(arguments, "prometheus-url")}
             return os.environ.get(SECRETS[name], "") if uses.get(name) else ""
-        key = name.removeprefix(PREFIX).replace("-", "_")
-        value = _given(arguments, key)
+        flag = name.removeprefix(PREFIX)
+        value = _given(arguments, flag) if flag in FLAGS else None
         return str(value).lower() if isinstance(value, bool) else str(value or "")
 
     found = asked.read(text)
@@ -135,8 +144,8 @@ def tell(arguments: argparse.Namespace, done: Deployed) -> int:
     return 0
 
 
-def _given(arguments: argparse.Namespace, key: str) -> object:
-    return getattr(arguments, key, None)
+def _given(arguments: argparse.Namespace, flag: str) -> object:
+    return getattr(arguments, flag.replace("-", "_"), None)
 
 
 def _help(name: str) -> str:

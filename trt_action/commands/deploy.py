@@ -8,17 +8,6 @@ from typing import Any
 
 from trt_action.commands import cluster, images
 
-CHECKS = (
-    "health",
-    "prometheus-url",
-    "watch",
-    "max-p99",
-    "max-error-rate",
-    "p99-query",
-    "error-rate-query",
-    "prometheus-selector",
-)
-
 
 def add(commands: Any) -> None:
     """Declare the command (`commands`: what `ArgumentParser.add_subparsers` returned)."""
@@ -26,7 +15,7 @@ def add(commands: Any) -> None:
     deploy.add_argument("image", metavar="IMAGE", help="HOST/REPOSITORY@DIGEST, or a tag that stays where it is")
     deploy.add_argument("--key", metavar="FILE", help="public key: only what its owner has signed is deployed")
     cluster.add(deploy)
-    cluster.add_rows(deploy.add_argument_group("checks after the rollout (tokens: PROMETHEUS_TOKEN)"), CHECKS)
+    cluster.add_rows(deploy.add_argument_group("checks after the rollout (token: PROMETHEUS_TOKEN)"), cluster.CHECKS)
     images.add_registry(deploy)
     deploy.set_defaults(command=_run)
 

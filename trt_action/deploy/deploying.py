@@ -99,6 +99,8 @@ def deploy(cluster: Cluster, image: Facts, order: Order) -> Deployed:
     if order.dry_run:
         return result("would-deploy", work.put(found))
     after = work.put(found)
+    if work.unfinished:
+        work.rollout.free(spot.image)
     work.finish()
     return result("deployed", after)
 
@@ -136,6 +138,8 @@ def rollback(cluster: Cluster, order: Order, to: str | None = None) -> Deployed:
             order.log(f"{order.target} is at {quote(now.image)} already.")
         else:
             after = turn.put(found, changes, dry_run=order.dry_run)
+        if not order.dry_run and (stuck := turn.free(before)):
+            order.log(stuck.strip())
         failure = None if order.dry_run else turn.follow()
     except KeyboardInterrupt as stop:
         state = "It was sent, and the cluster finishes it by itself." if turn.sent else "Nothing was changed."
@@ -162,6 +166,8 @@ class _Work:
     container: str
     now: Facts
     before: Before | None = None
+    unfinished: bool = False
+    """What ran before was never rolled out."""
 
     def __post_init__(self) -> None:
         order = self.order
@@ -222,7 +228,7 @@ class _Work:
             self.order.log(
                 f"{quote(spot.image)} was never rolled out: {quote(recorded.image)} counts as the one before."
             )
-            before = recorded
+            before, self.unfinished = recorded, True
             self.before = self._recorded(recorded)
         else:
             digest = spot.image.partition("@")[2] or pods.digest_of(listed)

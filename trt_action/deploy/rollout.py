@@ -92,6 +92,7 @@ class Rollout:
                 if error.status != 409:
                     raise
                 self.log(f"{self.target} was changed meanwhile: it is read again.")
+                self.cluster.patience.sleep(SHORT_SECONDS)
                 found = self.cluster.get(self.target.path)
                 if not dry_run and self.is_there(found):  # the answer to our own patch was lost
                     return found
@@ -180,21 +181,30 @@ class Rollout:
                 if error.status != 409:
                     raise
                 continue
-            return f"{self.target} was put back to {quote(before.image or '(no image)')}."
+            stuck = self.free(self.image)
+            return f"{self.target} was put back to {quote(before.image or '(no image)')}.{stuck}"
         raise DeployError(f"{self.target} is changed by others all the time: it could not be put back.", status=409)
 
-    def settle(self, before: Before) -> Failure | None:
-        """Wait until what was put back is rolled out; None: it is. A StatefulSet does not replace a pod that never
-        became ready (kubernetes/kubernetes#67250): those of the image that failed are deleted.
-
-        Raises:
-            DeployError: as `follow`; also if the pods may not be deleted.
-        """
-        if self.target.kind is STATEFUL_SET:
+    def free(self, image: str) -> str:
+        """Delete the pods of an image that has been replaced and never became ready: a StatefulSet waits for them
+        forever (kubernetes/kubernetes#67250). Other kinds replace them. Returns what went wrong, in words."""
+        if self.target.kind is not STATEFUL_SET:
+            return ""
+        try:
             for pod in self.look()[1]:
-                if pod.has(self.image) and not pod.ready and not pod.ending:
+                if pod.has(image) and not pod.ready and not pod.ending:
                     self.log(f"Deleting the pod {quote(pod.name)}, which never became ready.")
                     self.cluster.delete(f"/api/v1/namespaces/{self.target.namespace}/pods/{pod.name}")
+        except DeployError as error:
+            return f" Its pods that never became ready could not be deleted, and it waits for them: {error.what}"
+        return ""
+
+    def settle(self, before: Before) -> Failure | None:
+        """Wait until what was put back is rolled out; None: it is.
+
+        Raises:
+            DeployError: as `follow`.
+        """
         back = Rollout(self.cluster, self.target, self.container, before.image, self.limits, self.show, self.log)
         return back.follow(max(self.limits.timeout, 60.0))
 
