@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve bench-images bench-runtimes clean
+.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve soak bench-images bench-runtimes clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -78,6 +78,10 @@ bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks
 
 bench-serve: $(STAMP) ## the server beside a bare Starlette app, into docs/benchmarks.md (~6 min; needs wrk and two CPUs)
 	$(BIN)/python benchmarks/serve.py --write docs/benchmarks.md
+
+soak: $(STAMP) ## the server for ten minutes at saturation, a hundred reloads, slow clients (~15 min); figures in build/soak.jsonl
+	mkdir -p build && rm -f build/soak.jsonl
+	TRT_ACTION_SOAK=600 TRT_ACTION_SOAK_REPORT=$(abspath build/soak.jsonl) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 bench-search: $(STAMP) ## the search and both toolchains on three networks, into docs/precision.md (~10 min; MODELOPT_PYTHON adds ModelOpt)
 	$(BIN)/python benchmarks/search.py --write docs/precision.md
