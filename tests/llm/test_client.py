@@ -27,7 +27,7 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 @pytest.fixture
 def client(openai: OpenAI, api: Api) -> Iterator[Client]:
-    with Client(Access(openai.url, api, MODEL, timeout=1.0)) as found:
+    with Client(Access(openai.url, api, MODEL, timeout=3.0)) as found:
         yield found
 
 
@@ -42,7 +42,7 @@ def test_an_answer_has_text_times_and_counts(openai: OpenAI, client: Client) -> 
     assert len(answer.gaps_ns) == 4
     assert answer.ttft_ns + sum(answer.gaps_ns) == answer.e2e_ns
     assert answer.ttft_ns >= 10_000_000
-    assert min(answer.gaps_ns) > 5_000_000
+    assert answer.e2e_ns >= 50_000_000
     sent = openai.requests[0]
     assert (sent["temperature"], sent["seed"], sent["ignore_eos"], sent["max_tokens"]) == (0, 3, True, 5)
     assert not openai.refused
@@ -71,8 +71,8 @@ FAULTS = {
     "500": ("server-error", "answered 500"),
     "503": ("server-error", "answered 503"),
     "302": ("redirected", "answered 302"),
-    "hang": ("timed-out", "gave no answer: no answer in time within 1 s"),
-    "silent": ("timed-out", "fell silent in the middle of an answer for 1 s"),
+    "hang": ("timed-out", "gave no answer: no answer in time within 3 s"),
+    "silent": ("timed-out", "fell silent in the middle of an answer for 3 s"),
     "reset": ("cut", "gave no answer"),
     "cut": ("cut", "ended an answer before it was whole"),
     "broken": ("cut", "connection broke in the middle"),
@@ -142,7 +142,7 @@ def test_a_wrong_key_and_a_wrong_model_are_told(openai: OpenAI, client: Client) 
     client.use(replace(client.access, key=SecretStr(KEY), model="other"))
     client.reconnect()
     assert client.models() == [MODEL]
-    with pytest.raises(Fault, match="`The model  other  does not exist.`"):
+    with pytest.raises(Fault, match=r"`The model  other  does not exist\.`"):
         ask(client)
 
 
@@ -184,9 +184,9 @@ def test_something_else_answers(answer: bytes) -> None:
 
         thread = threading.Thread(target=once)
         thread.start()
-        with Client(Access(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", model="m")) as client:
-            with pytest.raises(Fault) as fault:
-                ask(client)
+        access = Access(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", model="m")
+        with Client(access) as client, pytest.raises(Fault) as fault:
+            ask(client)
         thread.join()
     assert fault.value.kind in {"malformed", "cut"}
 
@@ -194,8 +194,8 @@ def test_something_else_answers(answer: bytes) -> None:
 def test_a_slow_answer_is_whole_and_one_beyond_the_limit_is_not(openai: OpenAI, client: Client) -> None:
     openai.seconds_per_token = 0.15
     assert ask(client, 3).output_tokens == 3
-    with pytest.raises(Fault, match="not whole after 1 s"):
-        ask(client, 20)
+    with pytest.raises(Fault, match="not whole after 3 s"):
+        ask(client, 26)
 
 
 def test_a_real_server_is_understood(llama_url: str, api: Api) -> None:

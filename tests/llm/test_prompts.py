@@ -63,9 +63,9 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, name: str) -> None:
 
 def test_what_cannot_be_asked_or_judged_is_refused(tmp_path: Path) -> None:
     chat = written(tmp_path, {"messages": [{"role": "user", "content": "a"}]})
-    with pytest.raises(DataError, match="line 1.*completions"):
+    with pytest.raises(DataError, match=r"line 1.*completions"):
         load(chat, completions=True)
-    with pytest.raises(DataError, match="line 1.*no `expected`"):
+    with pytest.raises(DataError, match=r"line 1.*no `expected`"):
         load(chat, completions=False, questions=True)
     with pytest.raises(DataError, match="0 prompts"):
         load(written(tmp_path, "", name="p.txt"), completions=False)
@@ -80,7 +80,7 @@ def test_what_cannot_be_asked_or_judged_is_refused(tmp_path: Path) -> None:
 
 def test_both_sides_get_the_same_order_and_no_server_the_same_prompt_twice(tmp_path: Path) -> None:
     prompts = load(written(tmp_path, *"abcdefghij", name="p.txt"), completions=True).prompts
-    plain = [one.text for one in islice(order(prompts, 7, unique=False, stream=0), 20)]
+    plain = [str(one.text) for one in islice(order(prompts, 7, unique=False, stream=0), 20)]
     assert sorted(plain[:10]) == sorted(plain[10:]) == list("abcdefghij")
     assert plain[:10] != plain[10:]
     head, base = ([str(one.text) for one in islice(order(prompts, 7, unique=True, stream=n), 20)] for n in (0, 1))

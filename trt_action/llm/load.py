@@ -188,9 +188,10 @@ def notes(level: LlmLevel, tally: Tally) -> list[str]:
             f"With {where}, the measuring client itself was busy on {level.client_cpu:.2f} CPUs: its own speed may limit these "
             "numbers. Use fewer requests in flight, or a faster host."
         )
+    total = level.requests + sum(level.failed.values())
     for kind, count in level.failed.items():
         first = next(fault for fault in tally.faults if fault.kind == kind)
-        found.append(f"With {where}, {count} of {count + level.requests} requests failed ({kind}): {first.said}")
+        found.append(f"With {where}, {count} of {total} requests failed ({kind}): {first.said}")
     pieces = sum(1 + len(one.gaps_ns) for one in tally.answers)
     if level.output_tokens > 1.2 * pieces:
         found.append(

@@ -25,7 +25,7 @@ from trt_action.measure import Plan, compare
 from trt_action.measure.duet import Block
 from trt_action.process import Progress
 
-BLOCK_SECONDS = 0.05
+BLOCK_SECONDS = 0.15
 MAX_KEPT = 16
 WARM_UP = 2
 """Whole answers after each new connection."""
@@ -97,14 +97,35 @@ class _Sides:
     floor: Requests | None
 
 
+class _Clock:
+    """Monotonic seconds without those in which containers start: `max-seconds` is for measuring."""
+
+    def __init__(self) -> None:
+        self._lost = 0.0
+        self._stopped: float | None = None
+
+    def __call__(self) -> float:
+        return (time.monotonic() if self._stopped is None else self._stopped) - self._lost
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        self._stopped = time.monotonic()
+        try:
+            yield
+        finally:
+            self._lost += time.monotonic() - self._stopped
+            self._stopped = None
+
+
 class Pairing:
-    """Opens the units of a comparison."""
+    """Opens the units of a comparison. `clock` stands still while they open."""
 
     def __init__(
         self, places: dict[str, Place], prompts: tuple[Prompt, ...], asking: Asking, progress: Progress
     ) -> None:
         self._places, self._prompts, self._asking, self._progress = places, prompts, asking, progress
         self.opened: list[Requests] = []
+        self.clock = _Clock()
 
     @contextlib.contextmanager
     def open(self, unit: int) -> Iterator[_Sides]:
@@ -115,10 +136,11 @@ class Pairing:
             del wanted["second base"]  # a third copy of the weights has no room on most GPUs
         labels = list(wanted)
         with contextlib.ExitStack() as stack:
-            found = {
-                label: self._side(stack, label, self._places[wanted[label]], unit)
-                for label in labels[unit % len(labels) :] + labels[: unit % len(labels)]
-            }
+            with self.clock.stopped():
+                found = {
+                    label: self._side(stack, label, self._places[wanted[label]], unit)
+                    for label in labels[unit % len(labels) :] + labels[: unit % len(labels)]
+                }
             for runner in found.values():
                 runner.warm_up()
             self.opened += found.values()
@@ -136,7 +158,7 @@ class Pairing:
 
 
 def kept(seconds: float) -> int:
-    """Whole answers per block: one, or as many as last 50 ms."""
+    """Whole answers per block: one, or as many as last 0.15 s: the fastest of several is spared by most interruptions."""
     return min(max(round(BLOCK_SECONDS / max(seconds, 1e-6)), 1), MAX_KEPT)
 
 
@@ -146,7 +168,7 @@ def run(pairing: Pairing, plan: Plan, *, progress: Progress | None = None) -> Co
     Raises:
         EndpointError: a side does not answer from the start.
     """
-    found = compare(pairing.open, plan, progress=progress)
+    found = compare(pairing.open, plan, clock=pairing.clock, progress=progress)
     if not found.pairs and found.stopped:
         raise EndpointError(found.stopped)
     if pairing.early:

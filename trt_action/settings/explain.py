@@ -56,9 +56,11 @@ def no_model() -> SettingsError:
 
 def _value(value: Any) -> str:
     """Without what may be a secret in a URL: its user and its query."""
-    text = re.sub(r"//[^/\s]*@", "//***@", str(value)) if "://" in str(value) else value
-    text = re.sub(r"\?\S*", "?***", text) if text is not value else value
-    return shown(text) if value != "" else '""'
+    if value == "":
+        return '""'
+    if "://" in str(value):
+        value = re.sub(r"\?\S*", "?***", re.sub(r"//[^/\s]*@", "//***@", str(value)))
+    return shown(value)
 
 
 def _allowed(key: str) -> str:
