@@ -30,6 +30,7 @@ from trt_action.commands import (
     verify,
 )
 from trt_action.settings import options
+from trt_action.settings.llm_options import ENDPOINT
 
 if TYPE_CHECKING:
     from trt_action.console import Console
@@ -235,6 +236,11 @@ def _keeper(arguments: argparse.Namespace, one: Settings, chosen: Sequence[Setti
         return None
     from trt_action import draft, report
 
+    if one.backend == ENDPOINT:
+        raise errors.SettingsError(
+            f"`--keep` keeps an engine, and `backend: {ENDPOINT}` has none: the model is served already.",
+            fix="Leave `--keep` out.",
+        )
     folder = Path(arguments.keep)
     return draft.Keeper(folder if len(chosen) == 1 else folder / report.slug(one.display_name))
 
@@ -311,7 +317,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         new = old.model_copy(update={"comparison": measure.recompute(old.comparison)})
         _print_result(arguments, [schema.Evidence.model_validate(new)], None)
         return judge.exit_code(new, str(old.settings.get("on-inconclusive", "pass")))
-    if not arguments.base and all(one.sources.get("base", "default") == "default" for one in _settings(arguments)):
+    unnamed = [one for one in _settings(arguments) if not one.has_base_endpoint]
+    if not arguments.base and unnamed and all(one.sources.get("base", "default") == "default" for one in unnamed):
         raise errors.SettingsError(
             "`trt-action compare` needs HEAD and BASE, or --from EVIDENCE.",
             fix="Write `trt-action compare new.onnx old.onnx`, or name `base` in the config file.",
