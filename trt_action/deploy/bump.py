@@ -1,7 +1,7 @@
 """An image in a YAML file, changed in place: only the bytes of the scalar are others than before. Pure.
 
 PyYAML's marks say where a scalar stands; everything else (comments, order, quotes, line ends, documents) is not written
-again but kept. ruamel.yaml, which round-trips, does not keep all of it: docs/decisions/0018-deploy.md.
+again but kept. ruamel.yaml, which round-trips, does not keep all of it: docs/decisions/0019-deploy.md.
 """
 
 from __future__ import annotations
