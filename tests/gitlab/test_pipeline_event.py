@@ -84,6 +84,7 @@ def test_decide(
         {"CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "99"},  # a member started it in this project
         {"CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "99", "CI_PROJECT_ID": "99"},  # it runs in the fork
         {"CI_MERGE_REQUEST_PROJECT_ID": "1"},  # this is a fork of project 1
+        {"CI_PROJECT_ID": "99"},  # a third project
     ],
 )
 def test_a_fork_is_a_stranger(ids: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import xmlschema
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.report import samples
-from trt_action import report
+from trt_action import cli, report
 from trt_action.evidence import Evidence
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).with_name("junit.xsd")))
@@ -90,3 +90,10 @@ def test_hostile_text_stays_text() -> None:
         (line.startswith(("#", "trt_action_")) and len(line.split(" ")) == 2) or line[0] == "#" for line in lines
     )
     assert families(report.metrics([evil]))
+
+
+@pytest.mark.parametrize(("form", "begins"), [("junit", "<?xml"), ("metrics", "# TYPE")])
+def test_render_makes_them_anywhere(form: str, begins: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = report.write_evidence(samples.passed(), tmp_path)
+    assert cli.main(["render", str(path), "--format", form]) == 0
+    assert capsys.readouterr().out.startswith(begins)
