@@ -76,7 +76,7 @@ bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth,
 bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks.md (~3 min; needs Docker's engine and docker-registry)
 	$(BIN)/python benchmarks/publish.py --write docs/benchmarks.md
 
-bench-serve: $(STAMP) ## the server beside a bare Starlette app, into docs/benchmarks.md (~6 min; needs wrk and two CPUs)
+bench-serve: $(STAMP) ## the server beside a bare Starlette app, mlserver, kserve and litserve, into docs/benchmarks.md (~15 min; needs wrk, two CPUs, 1.2 GB in build/serve)
 	$(BIN)/python benchmarks/serve.py --write docs/benchmarks.md
 
 soak: $(STAMP) ## the server for ten minutes at saturation, a hundred reloads, slow clients (~15 min); figures in build/soak.jsonl

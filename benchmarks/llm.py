@@ -1,8 +1,9 @@
-"""Is a slower language model called slower, and the same one never? llama.cpp's server with a tiny random model.
+"""Is a slower language model called slower, and the same one never?
 
 `python benchmarks/llm.py --trials 20 --out build/llm.jsonl` measures, `--report build/llm.jsonl --write docs/benchmarks.md`
-writes the table. The slowdown is real: two more layers on a chain of 20 (+10 % per token), or six (+30 %). Each trial starts
-its servers anew; `same server` asks one server as head and as base.
+writes the table. Two kinds of servers: llama.cpp's with a tiny random model, where the slowdown is two more layers on a chain of
+20 (+10 % per token) or six (+30 %); and one that waits 5 ms for each token, as a server waits for its GPU, or 10 or 30 %
+longer. Each trial starts its servers anew; `one server` is asked as head and as base.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from trt_action.llm.sides import Asking, Place
 
 LAYERS = 20
 EFFECTS = {"A/A, one server": 0, "A/A, two servers": 0, "+10 % per token": 2, "+30 % per token": 6}
+"""More layers; a twentieth of the time of a token each."""
+WAIT = 0.005
 TOKENS = 32
 TEXTS = [
     f"Tell me {count} things about {what}." for count in range(2, 6) for what in ("cats", "rivers", "clocks", "bread")
@@ -42,6 +45,7 @@ def main() -> None:
     arguments.add_argument("--tolerance", type=float, default=0.02)
     arguments.add_argument("--out", type=Path, default=Path("build/llm.jsonl"))
     arguments.add_argument("--effects", nargs="*", default=list(EFFECTS))
+    arguments.add_argument("--server", choices=("llama", "waiting"), default="llama")
     arguments.add_argument("--report", type=Path)
     arguments.add_argument("--write", type=Path)
     asked = arguments.parse_args()
@@ -53,7 +57,9 @@ def main() -> None:
         return
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, asked.out.open("a") as out:
-        models = {n: llama.make(Path(folder) / f"{n}.gguf", layers=LAYERS + n) for n in set(EFFECTS.values())}
+        models: dict[int, Path] = {}
+        if asked.server == "llama":
+            models = {n: llama.make(Path(folder) / f"{n}.gguf", layers=LAYERS + n) for n in set(EFFECTS.values())}
         for trial in range(asked.first, asked.first + asked.trials):
             for effect in asked.effects:
                 found = one(models, effect, trial, asked)
@@ -78,6 +84,7 @@ def one(models: dict[int, Path], effect: str, trial: int, asked: argparse.Namesp
         )
         found: Comparison = paired.run(Pairing(places, texts, asking, quiet), plan)
         record: dict[str, Any] = {
+            "server": asked.server,
             "effect": effect,
             "margin": asked.margin,
             "tolerance": asked.tolerance,
@@ -111,12 +118,18 @@ def _pace(base: Place, texts: tuple[prompts.Prompt, ...], asking: Asking) -> flo
 
 @contextlib.contextmanager
 def servers(models: dict[int, Path], effect: str) -> Iterator[tuple[str, str]]:
-    """URLs of head and base."""
-    with llama.serve(models[0]) as base:
+    """URLs of head and base; without models of servers that wait."""
+
+    def start(more: int) -> contextlib.AbstractContextManager[str]:
+        if models:
+            return llama.serve(models[more])
+        return llama.started("tests.doubles.openai_server", str(WAIT * (LAYERS + more) / LAYERS))
+
+    with start(0) as base:
         if effect == "A/A, one server":
             yield base, base
             return
-        with llama.serve(models[EFFECTS[effect]]) as head:
+        with start(EFFECTS[effect]) as head:
             yield head, base
 
 
@@ -131,18 +144,18 @@ def report(records: list[dict[str, Any]]) -> str:
         "",
         f"`python benchmarks/llm.py` on {sections.host()}: llama.cpp's "
         f"server (xllamacpp), Llama of {LAYERS} random layers of width 128, {TOKENS} output tokens, one thread; `+10 %` are 2 more "
-        "layers, `+30 %` are 6. Servers start anew in each trial; head and base are compared as "
+        "layers, `+30 %` are 6. `waiting`: a server that waits 5 ms for each token, as for a GPU, or longer. Servers start anew in each trial; head and base are compared as "
         "[llm.md](llm.md) says. Median values; tokens per second with 4 requests in flight.",
         "",
-        "| effect | margin | trials | regressed | within noise | improved | inconclusive | whole answer | first text | "
+        "| server | effect | margin | trials | regressed | within noise | improved | inconclusive | whole answer | first text | "
         "per token, base → head | tok/s, base → head | median time |",
-        "| --- | " + "--- | " * 11,
+        "| --- | " + "--- | " * 12,
     ]
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault((record["effect"], record["margin"]), []).append(record)
-    for (effect, margin), found in groups.items():
-        lines.append(f"| {effect} | {100 * margin:g} % | {len(found)} | " + " | ".join(_cells(found)) + " |")
+        groups.setdefault((record["server"], record["effect"], record["margin"]), []).append(record)
+    for (server, effect, margin), found in sorted(groups.items()):
+        lines.append(f"| {server} | {effect} | {100 * margin:g} % | {len(found)} | " + " | ".join(_cells(found)) + " |")
     return "\n".join(lines)
 
 
