@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import trt_action.model as models
 from tests.gpu.conftest import GPU, Make, feeds, plain
 from trt_action import data, engine
-from trt_action.engine import devices, ort_cuda
+from trt_action.engine import cuda, devices, ort_cuda
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError
 from trt_action.precision import Recipe
@@ -48,6 +48,20 @@ def test_the_numbers_of_the_cpu(convs: Make, transfers: bool, cuda_graph: bool) 
     session.bind(other)
     session.run()
     assert difference(session.fetch()["y"], on_cpu(path, other)) < 1e-4
+    session.close()
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_serving_every_batch_size_without_taking_memory(convs: Make, cuda_graph: bool) -> None:
+    path = convs()
+    session, gpu = load(plain(path, cuda_graph=cuda_graph)), cuda.cuda(0)
+    for batch in (8, *range(1, 8)):  # recorded, and the arena's memory taken
+        session.infer(feeds(batch))
+    free = gpu.memory()[0]
+    for batch in (3, 8, 1, 5, 3):
+        given = {"x": batch * feeds(batch)["x"]}
+        assert difference(session.infer(given)["y"], on_cpu(path, given)) < 1e-4
+    assert gpu.memory()[0] == free
     session.close()
 
 

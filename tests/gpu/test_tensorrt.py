@@ -90,6 +90,18 @@ def test_the_numbers_of_the_cpu_at_every_shape(build: Build, convs: Make, transf
     session.close()
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_serving_every_batch_size(build: Build, convs: Make, cuda_graph: bool) -> None:
+    session = load(build(), cuda_graph=cuda_graph)
+    for batch in (8, 3, 1, 8, 5, 3):
+        given = {"x": batch * feeds(batch)["x"]}
+        assert error(session.infer(given)["y"], reference(convs(), given)) < ERRORS["fp32"]
+    with pytest.raises(DataError):
+        session.infer(feeds(9))
+    assert error(session.infer(feeds(2))["y"], reference(convs(), feeds(2))) < ERRORS["fp32"]
+    session.close()
+
+
 @pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
 def test_precisions(build: Build, convs: Make, precision: str) -> None:
     if precision != "fp16" and float(devices.facts(0).capability) < 8:
