@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-serve soak bench-images bench-runtimes clean
+.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-history bench-serve soak bench-images bench-runtimes clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -75,6 +75,9 @@ bench-stats: $(STAMP) ## the statistics alone on synthetic noise of known truth,
 
 bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks.md (~3 min; needs Docker's engine and docker-registry)
 	$(BIN)/python benchmarks/publish.py --write docs/benchmarks.md
+
+bench-history: $(STAMP) ## false alarms and power of `trt-action history` on synthetic series, into docs/history.md (~4 min)
+	$(BIN)/python benchmarks/history.py --write docs/history.md
 
 bench-serve: $(STAMP) ## the server beside a bare Starlette app, mlserver, kserve and litserve, into docs/benchmarks.md (~15 min; needs wrk, two CPUs, 1.2 GB in build/serve)
 	$(BIN)/python benchmarks/serve.py --write docs/benchmarks.md

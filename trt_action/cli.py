@@ -19,6 +19,7 @@ from trt_action.commands import (
     deploy,
     doctor,
     gitlab,
+    history,
     inspect,
     promote,
     prune,
@@ -153,6 +154,7 @@ def parser() -> Parser:
         bump,
         gitlab,
         record,
+        history,
     ):
         module.add(commands)
     return top

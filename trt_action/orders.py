@@ -142,6 +142,27 @@ def release(order: Order, tag: str, commit: str) -> Shipped | None:
     )
 
 
+def trend(order: Order, ref: str) -> str:
+    """The trend of what was published from `ref` so far, as Markdown; empty with fewer than three runs, or where it
+    cannot be read: it decides about nothing."""
+    from trt_action import history
+
+    target = Reference.parse(order.image)
+    try:
+        with requests.Session() as session:
+            registry, _ = _opener(order, session, target)(target.host)
+            found = history.of_registry(registry, target.repository, limit=TREND, log=order.log)
+    except errors.TrtActionError as error:
+        order.log(f"No trend: {error.what}")
+        return ""
+    points = [one for one in found.points if one.ref == ref]
+    return history.markdown(history.series(points), found.notes) if len(points) >= history.LEAST else ""
+
+
+TREND = 60
+"""Images that the trend in a summary is made of, the newest."""
+
+
 def not_a_version(tag: str) -> str:
     """What a person reads whose tag is none."""
     return f"Nothing is promoted: the tag `{tag[:200]}` is no version such as `v1.2.3`."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ def ship(job: Job, evidences: Sequence[Evidence], kept: Sequence[Path]) -> Shipp
     if job.inputs.image is None and job.inputs.registry is None:
         commands.plain("Nothing is published: neither `registry` nor `image` says where.")
         return Shipped()
-    return orders.publish(_order(job), evidences, kept)
+    shipped = orders.publish(_order(job), evidences, kept)
+    if not job.inputs.history:
+        return shipped
+    return replace(shipped, summary=f"{shipped.summary}\n{orders.trend(_order(job), job.activity.ref)}")
 
 
 def release(job: Job) -> Shipped:

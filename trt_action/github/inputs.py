@@ -44,6 +44,7 @@ class ActionInputs:
     allow_untrusted_fork: bool = False
     check_run: CheckKind = "false"
     summary: bool = True
+    history: bool = False
     evidence: tuple[str, ...] = ()
     gpu: str | None = None
     gpus: str = "auto"
@@ -75,6 +76,7 @@ def read(env: Mapping[str, str]) -> ActionInputs:
         allow_untrusted_fork=asked.boolean("allow-untrusted-fork"),
         check_run=cast(CheckKind, asked.choice("check-run")),
         summary=asked.boolean("summary"),
+        history=asked.boolean("history"),
         evidence=asked.lines("evidence"),
         gpu=asked.gpu(),
         gpus=asked.text("gpus", _GPUS, "`auto`, `none`, `all`, or indexes or UUIDs, comma-separated") or "auto",

@@ -339,6 +339,13 @@ ACTION_OPTIONS: tuple[Option, ...] = (
     ),
     Option("summary", ACTION_GROUP, True, "true|false", "Write the job summary."),
     Option(
+        "history",
+        ACTION_GROUP,
+        False,
+        "true|false",
+        "After publishing, add the trend of what this branch has published so far to the summary (docs/history.md).",
+    ),
+    Option(
         "evidence",
         ACTION_GROUP,
         [],
