@@ -194,7 +194,9 @@ def tracking_uri() -> Reads:
 
 
 def registered_name() -> Reads:
-    return Reads(mlflow.registered_name, {**_ONE_LINE, "maxLength": 256, "pattern": r"^[^\n\r\u0000/:]*$"}, optional=True)
+    return Reads(
+        mlflow.registered_name, {**_ONE_LINE, "maxLength": 256, "pattern": r"^[^\n\r\u0000/:]*$"}, optional=True
+    )
 
 
 def model_alias() -> Reads:
