@@ -377,9 +377,10 @@ class Evidence(Record):
     comparison: Comparison | None = None
     speedup: Speedup | None = None
     layer_diff: LayerDiff | None = None
-    llm: LlmRun | None = Field(None, description="`backend: openai-endpoint`; then there is no `model`, `head`, `base`.")
+    llm: LlmRun | None = Field(
+        None, description="`backend: openai-endpoint`; then there is no `model`, `head`, `base`."
+    )
     accuracy: Accuracy = Accuracy()
     gates: list[Gate] = Field(default_factory=list)
     stages: list[Stage] = Field(default_factory=list)
     warnings: list[Text] = Field(default_factory=list)
-

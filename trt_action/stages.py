@@ -98,7 +98,12 @@ def _find_base(work: Work) -> tuple[bases.Base | None, str]:
     if kept.is_kept(work.cwd / s.base):
         return bases.Base(work.cwd / s.base, s.base, None, None, ""), ""
     return bases.resolve(
-        s.base, model=s.model_file, config=s.config_file, work_dir=work.folder / "base", cwd=work.cwd, auto=work.auto_base
+        s.base,
+        model=s.model_file,
+        config=s.config_file,
+        work_dir=work.folder / "base",
+        cwd=work.cwd,
+        auto=work.auto_base,
     )
 
 

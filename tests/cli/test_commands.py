@@ -307,3 +307,15 @@ def test_a_reader_that_goes_away_is_no_failure_of_ours(shared: Door) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(("required", "code"), [("false", 0), ("true", 20)])
+def test_mlflow_that_is_down_is_a_warning_or_an_error(door: Door, required: str, code: int) -> None:
+    """The run and its results are there in either case."""
+    server = ("--mlflow-tracking-uri", "http://127.0.0.1:9", "--mlflow-required", required)
+    result = door("bench", "model.onnx", "--base", "none", "--measure-seconds", "0.2", *server)
+    assert result.code == code, result.err
+    assert "`http://127.0.0.1:9`" in result.words
+    assert "no connection" in result.words
+    assert ("(exit code 20)" in result.err) is (required == "true")
+    assert evidence(door.cwd / "trt-action-report")["error"] is None

@@ -79,7 +79,14 @@ def make(path: Path, *, layers: int, width: int = 128, seed: int = 0) -> Path:
 @contextlib.contextmanager
 def serve(model: Path) -> Iterator[str]:
     """The URL of a server in a process of its own, until the block is left."""
-    command = [sys.executable, "-m", "tests.doubles.llama", str(model)]
+    with started("tests.doubles.llama", str(model)) as url:
+        yield f"{url}/v1"
+
+
+@contextlib.contextmanager
+def started(module: str, argument: str) -> Iterator[str]:
+    """A module that prints its URL and ends with its stdin."""
+    command = [sys.executable, "-m", module, argument]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -87,8 +94,8 @@ def serve(model: Path) -> Iterator[str]:
         assert process.stdout is not None
         try:
             url = process.stdout.readline().strip()
-            assert url.startswith("http://"), "llama.cpp did not start"
-            yield f"{url}/v1"
+            assert url.startswith("http://"), f"{module} did not start"
+            yield url
         finally:
             process.stdin.close()
             try:

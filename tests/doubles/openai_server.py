@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -234,13 +235,13 @@ class _Handler(BaseHTTPRequestHandler):
         if chat:
             pieces.insert(0, make(content, "", None, letters))
         if state.usage and content.get("stream_options", {}).get("include_usage"):
-            usage = CompletionUsage(prompt_tokens=len(prompt), completion_tokens=count, total_tokens=len(prompt) + count)
+            usage = CompletionUsage(
+                prompt_tokens=len(prompt), completion_tokens=count, total_tokens=len(prompt) + count
+            )
             pieces.append({**make(content, "", None, letters), "choices": [], "usage": usage.model_dump()})
         return pieces
 
-    def _chat_piece(
-        self, content: dict[str, Any], text: str, finish: Any, letters: list[str]
-    ) -> dict[str, Any]:
+    def _chat_piece(self, content: dict[str, Any], text: str, finish: Any, letters: list[str]) -> dict[str, Any]:
         logprobs = None
         if content.get("logprobs") and text:
             top = [TopLogprob(token=one, logprob=-0.5 - place) for place, one in enumerate(dict.fromkeys(letters))]
@@ -252,9 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         return piece.model_dump(exclude_none=True)
 
-    def _completion_piece(
-        self, content: dict[str, Any], text: str, finish: Any, letters: list[str]
-    ) -> dict[str, Any]:
+    def _completion_piece(self, content: dict[str, Any], text: str, finish: Any, letters: list[str]) -> dict[str, Any]:
         choice = CompletionChoice(text=text, index=0, finish_reason=finish or "stop")
         piece = Completion(id="c", choices=[choice], created=0, model=content["model"], object="text_completion")
         found = piece.model_dump(exclude_none=True)
@@ -278,3 +277,15 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             self.wfile.flush()
+
+
+def _main() -> None:
+    """`python -m tests.doubles.openai_server SECONDS_PER_TOKEN`: prints its URL, ends with its stdin."""
+    with serve(OpenAI(seconds_per_token=float(sys.argv[1]))) as state:
+        sys.stdout.write(f"{state.url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _main()

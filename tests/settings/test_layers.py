@@ -223,6 +223,7 @@ def test_foreign_variables_are_noted_and_not_shown(tmp_path: Path) -> None:
 def test_the_config_may_be_named_by_the_environment(tmp_path: Path) -> None:
     (tmp_path / "other.yml").write_text("model: b.onnx\n")
     (one,) = load(tmp_path, "model: a.onnx\n", env={"INPUT_CONFIG": "other.yml"})
+    assert one.model
     assert one.model.name == "b.onnx"
 
 

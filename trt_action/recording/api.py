@@ -93,14 +93,13 @@ class Mlflow:
         try:
             return call()
         except TrackingError as error:
-            raise self._hidden(error) from None
+            raise self._told(error) from None
 
-    def _hidden(self, error: TrackingError) -> TrackingError:
-        """Without the password, should an answer repeat it."""
+    def _told(self, error: TrackingError) -> TrackingError:
+        """With the server's address, and without the password, should an answer repeat it."""
         secret = self._login.secret.get_secret_value() if self._login.secret else ""
-        if not secret or secret not in error.what:
-            return error
-        return TrackingError(error.what.replace(secret, "***"), why=error.why, fix=error.fix, status=error.status)
+        what = error.what.replace(secret, "***") if secret else error.what
+        return TrackingError(f"{quote(self.uri)}: {what}", why=error.why, fix=error.fix, status=error.status)
 
 
 def _header(login: Login) -> str:

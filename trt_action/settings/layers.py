@@ -20,7 +20,19 @@ from trt_action.settings.options import BY_NAME
 from trt_action.settings.schema import MAX_MODELS, Settings, Source
 
 PATHS = frozenset(
-    {"model", "base", "calibration-data", "validation-data", "metric", "cache", "output", "template", "modelopt-python", "prompts", "quality"}
+    {
+        "model",
+        "base",
+        "calibration-data",
+        "validation-data",
+        "metric",
+        "cache",
+        "output",
+        "template",
+        "modelopt-python",
+        "prompts",
+        "quality",
+    }
 )
 """Settings whose text may be a path. `base`, `metric` and `cache` also have words that are not."""
 
