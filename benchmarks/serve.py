@@ -41,6 +41,12 @@ CONCURRENCY = (1, 8, 32, 128)
 GOALS = {1: 0.95, 32: 1.2}
 """Requests per second over those of the bare app, by concurrency (goals of the product, not limits of a test)."""
 
+BUSY = 1.0
+"""Load average from which somebody else's work disturbs ours on two CPUs."""
+
+TIMEOUT = "10s"
+"""Of one answer, for wrk."""
+
 SHAPE = (1, 3, 32, 32)
 LUA = """
 wrk.method = "POST"
@@ -217,7 +223,7 @@ def load(
     """wrk's own figures, and the CPU time of the server with its worker processes."""
     before = _cpu(process)
     done = subprocess.run(
-        ["taskset", "-c", cpus, "wrk", "--latency", "-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s",
+        ["taskset", "-c", cpus, "wrk", "--latency", "-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", TIMEOUT,
          "-s", str(lua), f"http://127.0.0.1:{port}{path}"],
         check=True, capture_output=True, text=True, timeout=seconds + 60,
     )  # fmt: skip
@@ -356,14 +362,20 @@ def report(found: Found, arguments: argparse.Namespace, skipped: dict[str, str],
         cpu = statistics.median(a.cpu / b.cpu for a, b in pairs)
         goal = f" (goal: {GOALS[concurrency]})" if concurrency in GOALS else ""
         goals.append(f"c={concurrency}: {qps:.2f}×{goal}, CPU {cpu:.2f}×")
+    busy = (
+        " The host did other work meanwhile: requests/s and quantiles are those of a server that waits for a CPU, and CPU per "
+        "request is what can be compared."
+        if load_before > BUSY
+        else ""
+    )
     left_out = "".join(f" Skipped: {name}: {why}." for name, why in skipped.items())
     return "\n\n".join([
         "## Serving",
         f"{sections.host()}. Small CNN (3×32×32), float32, ONNX Runtime with one thread; one CPU for the server, one for "
-        f"wrk; median of {arguments.rounds} rounds of {arguments.seconds:g} s; load average before: {load_before:.1f}. "
+        f"wrk; median of {arguments.rounds} rounds of {arguments.seconds:g} s; load average before: {load_before:.1f}.{busy} "
         "The others have no batching here, and are set up as their documentation does: mlserver 1.7 without worker "
         "processes, the SDK of KServe 0.21, LitServe 0.2 (one worker process, JSON of its own). Their CPU includes their "
-        f"workers'.{left_out} `make bench-serve`.",
+        f"workers'. Errors are answers but 200, and those that took {TIMEOUT}.{left_out} `make bench-serve`.",
         sections.table(
             ["server", "tensors", "c", "requests/s", "p50 ms", "p99 ms", "CPU ms/request", "errors"], rows
         ),
