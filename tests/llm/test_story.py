@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +246,32 @@ def test_a_config_may_hold_models_and_endpoints(tmp_path: Path) -> None:
     assert served.prompts == tmp_path / "p.jsonl"
     assert KEY not in repr(served) + json.dumps(served.effective())
     assert load({"model": "a.onnx"}, {}, tmp_path)[0].display_name == "a"
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_hangs(openai: OpenAI, tmp_path: Path) -> None:
+    """With 16 requests in flight that nobody answers: the signal ends the run in seconds, with the evidence so far."""
+    (tmp_path / "p.txt").write_text("hello\n")
+    openai.faults = [""] * 10
+    openai.always = "hang"
+    arguments = [
+        "bench",
+        "--backend=openai-endpoint",
+        f"--endpoint={openai.url}",
+        "--prompts=p.txt",
+        "--concurrencies=16",
+    ]
+    command = [sys.executable, "-m", "trt_action", *arguments, "--output=out"]
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"in flight" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(30) == 130
+    found = report.read_evidence(tmp_path / "out" / "evidence.json")
+    assert found.error is not None
+    assert (found.error.type, found.error.stage) == ("InterruptedRunError", "measure")

@@ -105,9 +105,10 @@ class _Loop:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._ready.abort()
+        until = time.monotonic() + JOIN_SECONDS
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join(JOIN_SECONDS)  # a hung server must not keep a stopped run; the threads are daemons
+            if thread.is_alive():  # a hung server must not keep a stopped run; the threads are daemons
+                thread.join(max(until - time.monotonic(), 0.0))
         for client in self._clients:
             client.__exit__()
 

@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +51,16 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
     clients = [site.connect() for _ in range(workers)]
     right, texts = np.zeros(len(questions), dtype=np.bool_), [""] * len(questions)
 
-    stop = threading.Event()
+    stop, failures = threading.Event(), list[EndpointError]()
 
     def share(worker: int) -> None:
+        try:
+            answer_share(worker)
+        except EndpointError as error:
+            failures.append(error)
+            stop.set()
+
+    def answer_share(worker: int) -> None:
         for index in range(worker, len(questions), workers):
             if stop.is_set():
                 return
@@ -64,17 +70,19 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
             if worker == 0:
                 progress(f"questions to {site.place.role}", index / len(questions))
 
+    threads = [threading.Thread(target=share, args=(worker,), daemon=True) for worker in range(workers)]
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for one in as_completed([pool.submit(share, worker) for worker in range(workers)]):
-                    one.result()
-            except BaseException:
-                stop.set()  # the pool waits for its threads
-                raise
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.5)  # short, so that a signal is handled; a hung server must not keep a stopped run
     finally:
+        stop.set()
         for client in clients:
             client.__exit__()
+    if failures:
+        raise failures[0]
     return Scored(right, tuple(texts))
 
 
