@@ -70,13 +70,8 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
             if worker == 0:
                 progress(f"questions to {site.place.role}", index / len(questions))
 
-    threads = [threading.Thread(target=share, args=(worker,), daemon=True) for worker in range(workers)]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.5)  # short, so that a signal is handled; a hung server must not keep a stopped run
+        _in_threads(share, workers)
     finally:
         stop.set()
         for client in clients:
@@ -84,6 +79,16 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
     if failures:
         raise failures[0]
     return Scored(right, tuple(texts))
+
+
+def _in_threads(work: Callable[[int], None], count: int) -> None:
+    """Daemons, so that a hung server does not keep a stopped run."""
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.5)  # short, so that a signal is handled
 
 
 def _answer(
