@@ -12,12 +12,13 @@ import requests
 
 from tests.deploy.conftest import OLD, RULES, manifest
 from tests.deploy.conftest import TOKEN as KUBE
-from tests.doubles import prometheus
+from tests.doubles import openai_server, prometheus
 from tests.doubles import registry as registries
 from tests.doubles.github.server import Identity
 from tests.doubles.kubernetes import server as kubernetes
 from tests.doubles.kubernetes.controllers import Image
 from tests.doubles.kubernetes.server import Kubernetes
+from tests.doubles.openai_server import OpenAI
 from tests.doubles.prometheus import Prometheus
 from tests.doubles.runner import Step
 from tests.doubles.workflow import Leg, Workflow
@@ -75,6 +76,7 @@ def test_every_example_is_here() -> None:
         "gpu-matrix.yml",
         "monorepo.yml",
         "deploy.yml",
+        "llm.yml",
     }
     publishing = {"publish.yml", "release.yml", "gpu-publish.yml"}  # test_publish_examples.py, publish/test_tagging.py
     assert {path.name for path in EXAMPLES.glob("*.yml")} == run_here | publishing
@@ -191,3 +193,18 @@ def test_deploy(
         assert step.exit_code == 17
         assert any("p99 400 ms, and at most 50 ms is allowed" in one.message for one in step.annotations)
         assert "trt-action.github.io/commit" not in notes
+
+
+def test_a_served_language_model(run: Run, checkout: Checkout) -> None:
+    """The endpoints of the example are replaced by a server of this host; prompts and questions by short ones."""
+    workspace = checkout.runner.workspace
+    (workspace / "prompts.jsonl").write_text('{"prompt": "Hello", "max_tokens": 8}\n' * 4)
+    (workspace / "quality.jsonl").write_text('{"prompt": "Hello", "kind": "regex", "expected": "."}\n')
+    (workspace / ".trt-action.yml").unlink()
+    with openai_server.serve(OpenAI()) as server:
+        here = {"endpoint": server.url, "base-endpoint": server.url, "max-seconds": "10s", "measure-seconds": "1s"}
+        ((leg,),) = run("llm.yml", checkout, lambda inputs: inputs | here).values()
+    (step,) = leg.actions
+    assert step.exit_code in (0, 1), step.raw  # the verdict on a busy host is not what is shown here
+    (body,) = checkout.github.bodies(REPOSITORY, 7)
+    assert "ttft" in body.lower()
