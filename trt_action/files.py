@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,22 @@ def work_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix="trt-action-", ignore_cleanup_errors=True)
     with folder as name:
         yield Path(name)
+
+
+def is_trusted(status: os.stat_result, folder: Path) -> bool:
+    """Whether nobody else wrote what this is the status of: what is cached is executable code.
+
+    Trusted is what belongs to us or to root. Root also takes what belongs to the owner of the cache `folder` (a runner's
+    user restores it, the action's container uses it), unless everybody may write there.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    owners = {os.geteuid(), 0}
+    if os.geteuid() == 0:
+        cache = folder.stat()
+        owners |= set() if cache.st_mode & stat.S_IWOTH else {cache.st_uid}
+    return status.st_uid in owners and not status.st_mode & stat.S_IWOTH
 
 
 @contextlib.contextmanager

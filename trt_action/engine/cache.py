@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trt_action import files
 from trt_action.engine import locks
 from trt_action.evidence import AchievedPrecision
 from trt_action.inputs import quote
@@ -319,24 +320,8 @@ class Cache:
             self.warnings.append(text)
 
 
-def is_trusted(status: os.stat_result, folder: Path) -> bool:
-    """Whether nobody else wrote what this is the status of: what is cached is executable code.
-
-    Trusted is what belongs to us or to root. Root also takes what belongs to the owner of the cache `folder` (a runner's
-    user restores it, the action's container uses it), unless everybody may write there.
-
-    Raises:
-        OSError: there is no such folder.
-    """
-    owners = {os.geteuid(), 0}
-    if os.geteuid() == 0:
-        cache = folder.stat()
-        owners |= set() if cache.st_mode & stat.S_IWOTH else {cache.st_uid}
-    return status.st_uid in owners and not status.st_mode & stat.S_IWOTH
-
-
 def _read_record(home: Path, key: str) -> EntryRecord:
-    if not is_trusted(home.stat(), home.parent.parent):
+    if not files.is_trusted(home.stat(), home.parent.parent):
         raise ValueError("it belongs to another user")
     handle = os.open(home / ENTRY, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from trt_action import files
-from trt_action.engine.cache import is_trusted
 from trt_action.errors import StorageError
 
 FOLDER = "timing-caches"
@@ -44,7 +43,7 @@ def _ours(file: Path) -> bytes:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as opened:
             status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or not is_trusted(status, file.parent.parent):
+            if not stat.S_ISREG(status.st_mode) or not files.is_trusted(status, file.parent.parent):
                 return b""
             content = opened.read(MAX_BYTES + 1)
     except OSError:
