@@ -61,6 +61,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise errors.SettingsError(f"`{self.prog}`: {message}.", fix=f"`{self.prog} --help` lists what is allowed.")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """argparse's own, but nothing unknown passes: the command itself knows what comes near."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            given = unknown[0].split("=")[0]
+            unnamed = {f"--{one.dest}": one.metavar for one in self._actions if not one.option_strings}
+            names = [*self._option_string_actions, *unnamed]
+            known = [name for name in names if name not in ("-h", "--help")]
+            near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+            fix = f"Did you mean `{near[0]}`?" if near else f"`{self.prog} --help` lists what is allowed."
+            if near and near[0] in unnamed:
+                fix = f"It goes without a name: `{self.prog} {unnamed[near[0]]}`."
+            raise errors.SettingsError(f"Unknown argument `{given[:200]}`.", fix=fix)
+        return found, unknown
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """argparse's own check, with the nearest of the choices."""
         allowed = [str(choice) for choice in action.choices or ()]
@@ -80,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
-        arguments, unknown = parser().parse_known_args(argv)
-        if unknown:
-            raise _unknown(unknown[0])
+        arguments = parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except errors.TrtActionError as error:
@@ -379,13 +392,6 @@ def _console(folder: Path) -> Console:
         except errors.TrtActionError:
             expected = {}  # an old or foreign file: no expectation
     return console.console(sys.stderr, expected)
-
-
-def _unknown(argument: str) -> errors.SettingsError:
-    names = [f"--{name}" for name in options.BY_NAME] + ["--config", "--json", "--from"]
-    near = difflib.get_close_matches(argument.split("=")[0], names, n=1)
-    hint = f"Did you mean `{near[0]}`?" if near else "`trt-action --help` lists what is allowed."
-    return errors.SettingsError(f"Unknown argument `{argument[:200]}`.", fix=hint)
 
 
 def _tell(error: errors.TrtActionError) -> int:

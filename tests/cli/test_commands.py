@@ -290,6 +290,9 @@ def test_version_and_help(shared: Door) -> None:
     [
         (["run", "--presicion", "int8"], "Did you mean `--precision`?"),
         (["bench", "--output-dir=x"], "Did you mean `--output`?"),
+        (["run", "--model", "x.onnx"], "`trt-action run MODEL`"),
+        (["serve", "--porrt", "1"], "Did you mean `--port`?"),
+        (["run", "--html"], "`trt-action run --help`"),
         (["rnu"], "Did you mean `run`?"),
         (["render", "x.json", "--format", "htlm"], "Did you mean `html`?"),
         (["run", "--precision", "int7"], "did you mean `int8`?"),

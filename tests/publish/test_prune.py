@@ -66,6 +66,8 @@ OLD = Policy(older_than=30 * DAY)
         pytest.param([image("a", "x", days=90), image("b", "y", days=80)], Policy(OLD.older_than, 1), {"a"}, id="both"),
         pytest.param([image("a", "1.2.3"), image("b", "digits-h100-int8-1.2.3-rc.1"), image("c", "latest", "x")], OLD, set(), id="released"),
         pytest.param([image("a", "pr-12"), image("b", "main"), image("c", "pr-3", "main-2")], Policy(OLD.older_than, pattern="pr-*"), {"a"}, id="pattern"),
+        pytest.param([image("a", "main"), image("b", "digits-h100-int8-main"), image("c", "maintenance")], Policy(keep=0), {"c"}, id="default branch"),
+        pytest.param([image("a", "main"), image("b", "dev")], Policy(keep=0, protected=("dev",)), {"a"}, id="another branch"),
         pytest.param([image("a"), image("b", "x")], Policy(untagged=True), {"a"}, id="untagged alone"),
         pytest.param([image("a")], OLD, set(), id="untagged not asked for"),
         pytest.param([image("a", days=0.5), image("b", days=2)], Policy(untagged=True), {"b"}, id="being published"),

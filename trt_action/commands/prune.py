@@ -42,6 +42,12 @@ def add(commands: Any) -> None:
         metavar="FILE|-|DIGEST",
         help="stays: a digest, or a file (-: stdin) with digests or with what `kubectl get … -o json` prints",
     )
+    prune.add_argument(
+        "--protect",
+        action="append",
+        metavar="GLOB",
+        help="what has such a tag stays; several times. Default: main, master, also behind <model>-<gpu>-<precision>-",
+    )
     prune.add_argument("--delete", action="store_true", help="really delete; without it, only the table")
     prune.add_argument("--json", action="store_true", help="print JSON")
     prune.add_argument(
@@ -63,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         pattern=arguments.pattern,
         untagged=arguments.untagged,
         deployed=_deployed(arguments.deployed),
+        protected=tuple(arguments.protect or prune.DEFAULT_BRANCHES),
     )
     with _versions(arguments, image) as versions:
         decisions = prune.plan(versions.stored(), policy, datetime.now(UTC))

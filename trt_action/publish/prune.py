@@ -27,6 +27,10 @@ _LIST_TAG = re.compile(r"sha256-([0-9a-f]{64})(\.(?:sig|att|sbom))?")
 BEING_PUBLISHED = timedelta(days=1)
 """Untagged images stay for so long: publishing tags last."""
 
+DEFAULT_BRANCHES = ("main", "*-main", "master", "*-master")
+"""The newest image of the default branch, alone or behind `<model>-<gpu>-<precision>-`: in a quiet repository it grows old,
+and is still what people pull."""
+
 _ORDER: Mapping[Kind, int] = {"index": 0, "attachment": 1, "list": 2, "image": 3}
 
 
@@ -70,6 +74,7 @@ class Policy:
         pattern: only images all of whose tags match this shell pattern go; untagged ones only with `untagged`.
         untagged: images without a tag go too (those of `keep` and `older_than` stay).
         deployed: digests or tags that run somewhere.
+        protected: what carries a tag that matches one of these shell patterns stays.
     """
 
     older_than: timedelta | None = None
@@ -77,6 +82,7 @@ class Policy:
     pattern: str = "*"
     untagged: bool = False
     deployed: frozenset[str] = frozenset()
+    protected: tuple[str, ...] = DEFAULT_BRANCHES
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,8 @@ def _own(one: Stored, policy: Policy, now: datetime, newest: frozenset[str]) -> 
         return Decision(one, False, f"deployed ({used[0][:19]})")
     if released:
         return Decision(one, False, f"released as {released}")
+    if protected := next((tag for tag in one.tags for name in policy.protected if fnmatchcase(tag, name)), None):
+        return Decision(one, False, f"protected as {protected}")
     if not one.tags and not policy.untagged:
         return Decision(one, False, "untagged (not asked for)")
     if not one.tags and one.created is not None and now - one.created < BEING_PUBLISHED:
