@@ -90,6 +90,21 @@ def test_what_waits_is_batched_and_every_answer_is_its_own(engine: Engine, inlin
     assert stats.executions == len(sizes)
 
 
+def test_a_run_that_does_not_come_back_is_seen(engine: Engine) -> None:
+    async def story(batcher: Batcher) -> None:
+        assert batcher.longest_run(time.perf_counter_ns()) == 0
+        engine.gate.clear()
+        hanging = put(batcher, call(1))
+        await until(lambda: batcher.longest_run(time.perf_counter_ns()) > 0.01)
+        other = put(batcher, call(2))  # by the second engine: what hangs still counts
+        assert batcher.longest_run(time.perf_counter_ns() + 60 * 10**9) > 60
+        engine.gate.set()
+        await asyncio.gather(hanging, other)
+        assert batcher.longest_run(time.perf_counter_ns()) == 0
+
+    run(engine, Limits(rows=1), story, threads=2)
+
+
 def test_an_idle_engine_waits_for_nobody(engine: Engine) -> None:
     async def story(batcher: Batcher) -> None:
         for n in range(3):

@@ -165,6 +165,15 @@ def test_sigterm_waits_for_a_slow_answer_and_says_not_ready_meanwhile(tmp_path: 
     assert server.process.wait(SECONDS) == 0
 
 
+def test_a_hanging_run_ends_liveness_and_nothing_else(tmp_path: Path, serve: Serve) -> None:
+    server = serve(version(tmp_path / "m" / "1", slow(layers=800)), "--hang-timeout", "0.05")
+    assert ask(server, "/v2/health/live", None, {})[0] == 200
+    asked = ask_later(server, PATH, np.zeros((256, 256), np.float32))
+    wait_until(lambda: ask(server, "/v2/health/live", None, {})[0] == 503)
+    assert asked.result(SECONDS)[0] == 200
+    assert ask(server, "/v2/health/live", None, {})[0] == 200
+
+
 def test_the_time_for_draining_is_limited(tmp_path: Path, serve: Serve) -> None:
     server = serve(version(tmp_path / "m" / "1", scale(1)), "--drain-seconds", "0.3", "--read-timeout", "20")
     with socket.create_connection(("127.0.0.1", server.port)) as half:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
@@ -91,6 +92,12 @@ class App:
     def ready(self) -> bool:
         """Every model is loaded, and the server is not about to end."""
         return self.repository.ready and not self.draining
+
+    @property
+    def live(self) -> bool:
+        """No engine hangs: one that does not come back from a run can only be freed by a new process."""
+        now, limit = time.perf_counter_ns(), self.options.hang_timeout
+        return not limit or all(model.batcher.longest_run(now) < limit for model in self.repository.models())
 
     def body(self) -> Body:
         return Body(self.budget, self.options.max_body_bytes)

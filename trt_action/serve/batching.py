@@ -87,6 +87,7 @@ class Batcher:
         self._stats = stats
         self.engines = len(engines)
         self._idle = list(engines)
+        self._running: dict[EngineThread, int] = {}
         self._queue: deque[Call] = deque()
         self._scheduled = False
         self._sweeping = False
@@ -96,6 +97,10 @@ class Batcher:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    def longest_run(self, now_ns: int) -> float:
+        """Seconds that the oldest run on an engine's thread has taken so far; 0: none is running."""
+        return (now_ns - min(self._running.values(), default=now_ns)) / 1e9
 
     def put(self, call: Call, *, alone: bool = False) -> None:
         """Into the queue; `call.ended` is called when it has its outputs or its error.
@@ -128,6 +133,7 @@ class Batcher:
             if self._expected_ns(size) < self._limits.inline_ns:
                 self._done(loop, engine, batch, size, execute(engine[1], batch, self._limits.pad_to))
             else:
+                self._running[engine[0]] = time.perf_counter_ns()
                 engine[0].post(partial(self._work, loop, engine, batch, size))
 
     def _expected_ns(self, size: int) -> int:
@@ -164,6 +170,7 @@ class Batcher:
     def _back(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, batch: list[Call], size: int, done: list[Executed]
     ) -> None:
+        del self._running[engine[0]]
         self._done(loop, engine, batch, size, done)
         if self._queue:
             self._dispatch(loop)

@@ -50,6 +50,8 @@ FLAGS = (
          "of thread", "MS"),
     Flag("request-timeout", 60.0, "seconds that a request may wait for an engine, unless it asks for less", "SECONDS",
          low=0.001),
+    Flag("hang-timeout", 300.0, "seconds that one run of an engine may take; after that liveness says no, so that the "
+         "orchestrator restarts the server; 0 = any", "SECONDS"),
     Flag("max-body-bytes", 256_000_000, "bytes of a request, also after decompression", "N", low=1),
     Flag("max-json-bytes", 32_000_000, "bytes of the JSON part of a request", "N", low=1),
     Flag("max-inflight-bytes", 2_000_000_000, "bytes of all requests that are being read or computed; more are "
@@ -88,6 +90,7 @@ class Options:
     max_queue: int
     inline_below: float
     request_timeout: float
+    hang_timeout: float
     max_body_bytes: int
     max_json_bytes: int
     max_inflight_bytes: int

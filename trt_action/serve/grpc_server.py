@@ -112,7 +112,7 @@ class Calls:
         self._repository = app.repository
 
     async def ServerLive(self, _request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802 - the protocol's name, as all below
-        return messages.ServerLiveResponse(live=True)
+        return messages.ServerLiveResponse(live=self._app.live)
 
     async def ServerReady(self, _request: Message, _exchange: Exchange, _context: Context) -> Message:  # noqa: N802
         return messages.ServerReadyResponse(ready=self._app.ready)

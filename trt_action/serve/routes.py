@@ -62,7 +62,7 @@ class _Pages:
         return _json({"name": "trt-action", "version": __version__, "extensions": EXTENSIONS})
 
     async def live(self, _request: Request) -> Response:
-        return Response(status_code=200)
+        return Response(status_code=200 if self._app.live else 503)
 
     async def ready(self, _request: Request) -> Response:
         return Response(status_code=200 if self._app.ready else 503)
