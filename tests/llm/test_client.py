@@ -172,6 +172,17 @@ def test_nobody_there() -> None:
     assert fault.value.kind == "no-connection"
 
 
+@pytest.mark.parametrize("url", ["http://a..b/v1", "http://.x/v1", f"http://{'a' * 300}/v1", "https://127.0.0.1:9/v1"])
+def test_what_cannot_be_asked_at_all_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+    with Client(Access(url, model="m")) as client:
+        with pytest.raises(Fault, match="cannot be asked") as fault:
+            client.models()
+        with pytest.raises(Fault, match="cannot be asked"):
+            ask(client)
+    assert (fault.value.kind, fault.value.retry) == ("no-connection", None)
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"SSH-2.0-OpenSSH_9.9\r\n"])
 def test_something_else_answers(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:

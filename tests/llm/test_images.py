@@ -145,6 +145,7 @@ def test_a_container_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"endpoint_image": "trt-action-no-such-image:local"}, "trt-action-no-such-image"),
+        ({"endpoint_image": "no-such-registry.invalid/x:y"}, "cannot be pulled"),
         ({"endpoint_gpus": "all"}, "GPU"),
     ],
 )

@@ -193,6 +193,20 @@ def test_two_sides_with_two_keys(run: Run, openai: OpenAI, monkeypatch: pytest.M
     assert KEY not in found.model_dump_json()
 
 
+@pytest.mark.parametrize("key", ["sk-canary\nx", "“sk-canary”", "Bearer sk-canary", "sk-canary\udcff"])
+def test_a_key_that_cannot_be_one_is_told_without_it(
+    run: Run, openai: OpenAI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    monkeypatch.setenv("TRT_ACTION_ENDPOINT_KEY", key)
+    code, found = run("bench", endpoint=openai.url)
+    assert code == 2
+    assert found.error is not None
+    assert "`TRT_ACTION_ENDPOINT_KEY`" in found.error.what
+    said = capsys.readouterr()
+    assert "canary" not in said.out + said.err + found.model_dump_json()
+    assert not openai.requests
+
+
 WRONG: dict[str, dict[str, str]] = {
     "no endpoint is named": {"endpoint": ""},
     "Both `endpoint` and `endpoint-image`": {"endpoint_image": "vllm"},

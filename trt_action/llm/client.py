@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from trt_action import http
 from trt_action.llm import api, sse
 from trt_action.llm.api import Api, Piece, WrongAnswerError
-from trt_action.llm.faults import Fault, Kind, Retry, scrubbed
+from trt_action.llm.faults import Fault, Kind, Retry, hidden, scrubbed
 from trt_action.llm.prompts import Prompt
 
 CONNECT_SECONDS = 10.0
@@ -95,7 +95,7 @@ class Client:
         Raises:
             Fault: it does not answer, refuses the key, or answers with something else.
         """
-        prepared = self._session.prepare_request(requests.Request("GET", f"{self.access.url}/models"))
+        prepared = self._prepared("GET", f"{self.access.url}/models", None)
         with self._send(prepared, time_left=min(self.access.timeout, 30.0)) as response:
             if response.status_code in {404, 405, 501}:
                 return []
@@ -127,7 +127,7 @@ class Client:
         for name in self.access.dropped:
             body.pop(name, None)
         url = self.access.url + api.PATHS[self.access.api]
-        prepared = self._session.prepare_request(requests.Request("POST", url, json=body))
+        prepared = self._prepared("POST", url, body)
         reused, start = self._used, self._clock()
         try:
             response = self._send(prepared, time_left=self.access.timeout)
@@ -147,6 +147,19 @@ class Client:
                 raise Fault("malformed", f"The server does not stream: it answers with {kind or 'no type'}, {said}.")
             return self._collect(response, start)
 
+    def _prepared(self, method: str, url: str, body: dict[str, Any] | None) -> requests.PreparedRequest:
+        try:
+            return self._session.prepare_request(requests.Request(method, url, json=body))
+        except requests.RequestException as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> Fault:
+        """Nothing could be sent: no server has such a name, or a file of certificates that the environment names is missing."""
+        secrets = self.access.secrets
+        return Fault(
+            "no-connection", f"{scrubbed(self.access.url, secrets)} cannot be asked: {scrubbed(str(error), secrets)}."
+        )
+
     def _send(self, prepared: requests.PreparedRequest, *, time_left: float) -> requests.Response:
         settings = self._session.merge_environment_settings(prepared.url or "", {}, True, None, None)
         try:
@@ -161,7 +174,9 @@ class Client:
             said = f"{scrubbed(self.access.url, self.access.secrets)} gave no answer: {lost.reason}"
             text = f"{said} within {time_left:g} s." if kind == "timed-out" else f"{said}."
             raise Fault(kind, text, retry=None if lost.final else Retry()) from None
-        self.server, self._used = response.headers.get("Server", ""), True
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unusable(error) from None
+        self.server, self._used = hidden(response.headers.get("Server", ""), self.access.secrets), True
         return response
 
     def _check_status(self, response: requests.Response) -> None:

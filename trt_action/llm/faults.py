@@ -55,6 +55,11 @@ class Fault(Exception):  # noqa: N818 - counted in a load, and an error of the r
 
 def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
     """Foreign text for a message: short, printable, and without our keys, which a server may repeat."""
+    return quote(hidden(text, secrets))
+
+
+def hidden(text: str, secrets: tuple[str, ...]) -> str:
+    """The text without our keys."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return quote(text)
+    return text

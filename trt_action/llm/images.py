@@ -134,7 +134,16 @@ def _pull(client: Any, image: Image, progress: Progress) -> None:
         client.images.get(image.name)
     except docker.errors.ImageNotFound:
         progress(f"pulling {image.name}", None)
-        client.images.pull(image.name) if _has_tag(image.name) else client.images.pull(image.name, tag="latest")
+        try:
+            client.images.pull(image.name) if _has_tag(image.name) else client.images.pull(image.name, tag="latest")
+        except docker.errors.NotFound:
+            raise
+        except docker.errors.APIError as error:
+            raise BackendUnavailableError(
+                f"The image {quote(image.name)} cannot be pulled.",
+                why=f"Docker says: {quote(error.explanation or error)}.",
+                fix="Check its name, and that this host may reach its registry.",
+            ) from None
 
 
 def _has_tag(name: str) -> bool:

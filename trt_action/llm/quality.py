@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from trt_action.errors import EndpointError
 from trt_action.evidence import TaskMetric
 from trt_action.llm.client import Answer, Client
 from trt_action.llm.faults import Fault
+from trt_action.llm.patterns import searched
 from trt_action.llm.prompts import Prompt, Question
 from trt_action.llm.sides import Asking, Site
 from trt_action.llm_records import KindScore
@@ -28,8 +28,6 @@ CONFIDENCE = 0.95
 MAX_IN_FLIGHT = 8
 TRIES = 5
 LONGEST_WAIT = 60.0
-MAX_SEARCHED = 100_000
-"""Characters of an answer that a regular expression sees."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
     Raises:
         EndpointError: a question was not answered, after some tries where the server allows them. A score without it
             would be of other questions than the other side's.
+        DataError: a regular expression does not come to an end.
     """
     workers = min(in_flight, MAX_IN_FLIGHT, len(questions))
     clients = [site.connect() for _ in range(workers)]
-    right, texts = np.zeros(len(questions), dtype=np.bool_), [""] * len(questions)
-
+    answers: dict[int, Answer] = {}
     stop, failures = threading.Event(), list[EndpointError]()
 
     def share(worker: int) -> None:
@@ -64,9 +62,7 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
         for index in range(worker, len(questions), workers):
             if stop.is_set():
                 return
-            answer = _answer(clients[worker], questions[index], asking, site.place.role)
-            question = questions[index].question
-            right[index], texts[index] = question is not None and is_right(question, answer), answer.text
+            answers[index] = _answer(clients[worker], questions[index], asking, site.place.role)
             if worker == 0:
                 progress(f"questions to {site.place.role}", index / len(questions))
 
@@ -78,7 +74,8 @@ def ask(site: Site, questions: Sequence[Prompt], asking: Asking, in_flight: int,
             client.__exit__()
     if failures:
         raise failures[0]
-    return Scored(right, tuple(texts))
+    in_order = [answers[index] for index in range(len(questions))]
+    return Scored(_right(questions, in_order), tuple(answer.text for answer in in_order))
 
 
 def _in_threads(work: Callable[[int], None], count: int) -> None:
@@ -120,20 +117,32 @@ def _answer(
     raise AssertionError  # the last try returns or raises
 
 
-def is_right(question: Question, answer: Answer) -> bool:
-    """Whether the answer is the expected one.
+def _right(questions: Sequence[Prompt], answers: Sequence[Answer]) -> npt.NDArray[np.bool_]:
+    """Whether each answer is the expected one."""
+    right = np.zeros(len(questions), dtype=np.bool_)
+    patterns: dict[int, tuple[int, str, str]] = {}
+    for index, (prompt, answer) in enumerate(zip(questions, answers, strict=True)):
+        question = prompt.question
+        if question is not None and question.kind == "regex":
+            patterns[index] = (prompt.line, question.expected, answer.text)
+        elif question is not None:
+            right[index] = is_right(question, answer)
+    if patterns:
+        right[list(patterns)] = searched(patterns.values())
+    return right
 
-    `exact`: the same text but for white space at its ends; `contains`: it holds the text; `regex`: the pattern is found
-    in it; `choice`: of the choices, the expected one has the largest log probability as the first token.
+
+def is_right(question: Question, answer: Answer) -> bool:
+    """Whether the answer is the expected one, of every kind but `regex` (`patterns.py`).
+
+    `exact`: the same text but for white space at its ends; `contains`: it holds the text; `choice`: of the choices, the
+    expected one has the largest log probability as the first token.
     """
     if question.kind == "choice":
         return _chosen(question, answer.logprobs) == question.expected
-    text = answer.text
     if question.kind == "exact":
-        return text.strip() == question.expected.strip()
-    if question.kind == "contains":
-        return question.expected in text
-    return re.search(question.expected, text[:MAX_SEARCHED]) is not None
+        return answer.text.strip() == question.expected.strip()
+    return question.expected in answer.text
 
 
 def _chosen(question: Question, logprobs: Mapping[str, float]) -> str | None:

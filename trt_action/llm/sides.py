@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from trt_action.errors import SettingsError
 from trt_action.llm import images
 from trt_action.llm.client import Access, Client, settled
 from trt_action.llm.faults import Fault
@@ -64,7 +65,7 @@ def places(s: Settings, env: Mapping[str, str]) -> dict[str, Place]:
     """Head, and base where there is one.
 
     Raises:
-        SettingsError: a variable that a container shall get is not set.
+        SettingsError: a variable that a container shall get is not set, or a key is none.
     """
     found = {"head": _place(s, "head", s.endpoint, s.endpoint_image, s.endpoint_args, s.endpoint_model, env)}
     if s.has_base_endpoint:
@@ -82,8 +83,7 @@ def _place(
     model: str | None,
     env: Mapping[str, str],
 ) -> Place:
-    key = env.get(HEAD_KEY if role == "head" else BASE_KEY, "").strip()
-    access = Access(url or "", s.endpoint_api, model or "", SecretStr(key) if key else None, s.request_timeout)
+    access = Access(url or "", s.endpoint_api, model or "", _key(role, env), s.request_timeout)
     if image is None:
         return Place(role, access)
     return Place(
@@ -99,6 +99,17 @@ def _place(
             s.endpoint_start_timeout,
         ),
     )
+
+
+def _key(role: str, env: Mapping[str, str]) -> SecretStr | None:
+    name = HEAD_KEY if role == "head" else BASE_KEY
+    key = env.get(name, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise SettingsError(
+            f"`{name}` holds a character that no key has: a space, a line break, or one outside of ASCII.",
+            fix="Set it to the key alone, without quotation marks and without `Bearer`.",
+        )
+    return SecretStr(key) if key else None
 
 
 def warnings(place: Place) -> list[str]:
