@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import sections
 from tests.doubles import llama
 from trt_action import measure
@@ -88,6 +91,8 @@ def one(models: dict[int, Path], effect: str, trial: int, asked: argparse.Namesp
             "effect": effect,
             "margin": asked.margin,
             "tolerance": asked.tolerance,
+            "max_seconds": asked.max_seconds,
+            "load": os.getloadavg()[0],
             "verdict": found.verdict,
             "ratio": found.p50_ratio.estimate if found.p50_ratio else None,
             "ttft": found.witnesses["ttft"].estimate if "ttft" in found.witnesses else None,
