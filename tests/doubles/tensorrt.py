@@ -1,8 +1,8 @@
 """TensorRT's runtime half in memory, over the double of CUDA: strict, recording, as awkward as the real one.
 
 What was seen of the real library and is kept here: failures are `None` or False and a line in the log, never an exception;
-objects use their parent without keeping it alive (here: using one after its parent is gone, or letting a parent go first, is
-a violation); work is on a stream and done later; outputs of unknown size are asked for while it runs; shape inputs lie in
+a runtime that finds no CUDA logs an error and crashes when it is used or let go (10.16); objects use their parent without
+keeping it alive (here: using one after its parent is gone, or letting a parent go first, is a violation); work is on a stream and done later; outputs of unknown size are asked for while it runs; shape inputs lie in
 host memory; `get_tensor_profile_values` has its keywords swapped.
 
     gpu = FakeCuda()
@@ -96,6 +96,8 @@ class FakeTensorRT:
     rtx: bool = False
     capability: tuple[int, int] = (9, 0)
     """Of the GPU that the plan was built on."""
+    cuda_error: int = 0
+    """What CUDA says when it is started, e.g. 35 for a driver that is too old."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
@@ -147,9 +149,21 @@ class Runtime(_Object):
         self._kind = "Runtime"
         self._logger = weakref.ref(logger)
         self.engine_host_code_allowed = False
+        if module.cuda_error:
+            self._say(
+                f"createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: {module.cuda_error} "
+                "In checkCudaInstallation at /_src/runtime/dispatch/runtime.cpp:811)"
+            )
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._module.cuda_error:
+            self._module.violations.append("a runtime without CUDA was let go")
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         module = self._module
+        if module.cuda_error:
+            module.violations.append("a runtime without CUDA was used")
         expected = b"vtrt" if module.rtx else b"ftrt"
         version = tuple(int(part) for part in module.version.split("."))
         if serialized_engine[:4] != expected or serialized_engine[64:] != b"network":

@@ -114,11 +114,12 @@ def _nothing(*_: object) -> None:
 class BuildContext:
     """What a build knows besides graph and options.
 
-    `shapes`: `min`, `opt` and `max` of every input. `cache`: a folder for what makes later builds faster, or None.
+    `name`: what messages call the model; empty = its file's name. `shapes`: `min`, `opt` and `max` of every input. `cache`: a folder for what makes later builds faster, or None.
     `progress`: as `process.Progress`. `warn`: a sentence for the report.
     """
 
     precision: str = "fp32"
+    name: str = ""
     shapes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
     cache: Path | None = None
     progress: Callable[[str, float | None], None] = _nothing

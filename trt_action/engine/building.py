@@ -197,6 +197,7 @@ def _build(
         engine_dir,
         timeout=left,
         precision=recipe.precision,
+        name=model.info.path,
         shapes={name: shape.model_dump() for name, shape in model.info.shapes.items()},
         cache=cache,
         progress=progress,
@@ -220,6 +221,7 @@ def compile_in_child(
     *,
     timeout: float,
     precision: str = "fp32",
+    name: str = "",
     shapes: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -229,7 +231,7 @@ def compile_in_child(
 
     Args:
         timeout: seconds.
-        precision, shapes, cache: see `backend.BuildContext`.
+        precision, name, shapes, cache: see `backend.BuildContext`.
         notes: receives what the backend warns of.
 
     Raises:
@@ -242,6 +244,7 @@ def compile_in_child(
         "out_dir": str(out_dir.absolute()),
         "options": options.as_json(),
         "precision": precision,
+        "name": name,
         "shapes": dict(shapes or {}),
         "cache": str(cache.absolute()) if cache else None,
     }

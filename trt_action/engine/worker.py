@@ -11,7 +11,7 @@ from trt_action.process import Channel
 
 
 def build(channel: Channel) -> None:
-    """`{backend, prepared, out_dir, options, precision, shapes, cache}` -> `{engine: path, seconds, notes}`; see
+    """`{backend, prepared, out_dir, options, precision, name, shapes, cache}` -> `{engine: path, seconds, notes}`; see
     `backend.Backend.build`."""
     while (request := channel.receive()) is not None:
         chosen = engine.backend(request["backend"])
@@ -21,6 +21,7 @@ def build(channel: Channel) -> None:
         notes: list[str] = []
         context = BuildContext(
             precision=request["precision"],
+            name=request["name"],
             shapes=request["shapes"],
             cache=Path(request["cache"]) if request["cache"] else None,
             progress=channel.progress,

@@ -119,6 +119,10 @@ def _graphs(save: Save) -> dict[str, Path]:
     static, dynamic = _io([4, 4]), _io(["N", 4])
     weights = [numpy_helper.from_array(np.ones((4, 4), np.float32), "w")]
     sizes = helper.make_tensor_value_info("s", TensorProto.INT64, [2])
+    scales = helper.make_tensor_value_info("sc", F32, [2])
+    resize = helper.make_node("Resize", ["x", "", "sc"], ["y"], mode="nearest", name="rs")
+    part = helper.make_node("Slice", ["x", "from", "to"], ["y"], name="sl")
+    ends = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in (("from", 1), ("to", 3))]
     double = helper.make_tensor("w", TensorProto.DOUBLE, [4, 4], [1.0] * 16)
     matmul = [helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")]
     custom = [helper.make_node("Foo", ["x"], ["y"], domain="my.ops", name="foo1")]
@@ -128,9 +132,12 @@ def _graphs(save: Save) -> dict[str, Path]:
     ]
     return {
         "custom": save(custom, *static, name="custom.onnx"),
-        "unsupported": save(unique, *static, [numpy_helper.from_array(np.array([0], np.int64), "zero")], name="u.onnx"),
+        "unsupported": save(unique, static[0], _io([1, "n"])[1], [numpy_helper.from_array(np.array([0], np.int64), "zero")], name="u.onnx"),
         "dynamic": save([helper.make_node("Relu", ["x"], ["y"])], *dynamic, name="dynamic.onnx"),
         "sizes": save([helper.make_node("Reshape", ["x", "s"], ["y"])], [*static[0], sizes], _io(["a", "b"])[1], name="s.onnx"),
+        "float sizes": save([resize], [*static[0], scales], _io(["a", "b"])[1], name="r.onnx"),
+        "slice": save([part], static[0], _io([2, 4])[1], ends, name="slice.onnx"),
+        "int16": save([helper.make_node("Cast", ["x"], ["y"], to=F32)], _io([4], TensorProto.INT16)[0], _io([4])[1], name="i16.onnx"),
         "double": save(matmul, *_io([4, 4], TensorProto.DOUBLE), [double], name="double.onnx"),
         "gemm": save(matmul, *static, weights, name="gemm.onnx"),
     }  # fmt: skip
@@ -147,6 +154,9 @@ BAD: dict[str, tuple[Sizes, dict[str, Any], type[TrtActionError], str]] = {
     "dynamic/rank": (fixed(x=[4]), {}, BuildError, r"the graph declares \[-1, 4\]"),
     "dynamic/axis": (fixed(x=[2, 5]), {}, BuildError, r"opt \[2, 5\], .* the graph declares \[-1, 4\]"),
     "sizes": ({}, {}, BuildError, "Input `s` holds sizes, not data"),
+    "float sizes": ({}, {}, BuildError, "Input `sc` of `r.onnx` holds sizes, not data"),
+    "slice": ({}, {}, BuildError, "cannot read `slice.onnx`: operator `Slice` .*misaligns with the shape of input axes"),
+    "int16": ({}, {}, BuildError, "does not support an input, an output or a weight of `i16.onnx`"),
     "double": ({}, {}, BuildError, "`x` of `double.onnx` is float64"),
     "gemm/turing": ({}, {"compute_capabilities": ("7.5",)}, BuildError, r"7\.5: FP32 GEMM is not supported \(operation `mm`\)"),
     "gemm/target": ({}, {"compute_capabilities": ("9.0",)}, BuildError, r"names 9\.0; this library builds for 7\.5, 8\.0"),
@@ -164,7 +174,15 @@ def test_what_cannot_be_built_is_said_with_its_cause(save: Save, tmp_path: Path,
     error: Any = caught.value
     assert error.fix
     assert "/_src/" not in f"{error.what} {error.why}"
+    assert "driver" not in f"{error.what} {error.why}"  # there is none here, and it is not the cause
+    assert ("`axes`" in error.fix) == (case == "slice")
     assert not (tmp_path / "engine.plan").exists()
+
+
+def test_a_refusal_names_the_model_of_the_user(save: Save, tmp_path: Path) -> None:
+    """Not the file that it was prepared into."""
+    with pytest.raises(BuildError, match=r"operator `Unique` \(node `uniq`\) of `.*u\.onnx`"):
+        obtain(_graphs(save)["unsupported"], tmp_path, Recipe("fp32"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all" * 20])

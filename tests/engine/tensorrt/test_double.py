@@ -36,7 +36,7 @@ def test_its_surface_is_in_the_recorded_api(recorded: Path) -> None:
         public = {one for one in dir(kind) if not one.startswith("_")} if kind else set()
         assert public <= set(api["classes"].get(name, ())), name
     module = FakeTensorRT(FakeCuda(), doubling(), version=api["version"], rtx=rtx)
-    own = {"gpu", "network", "version", "rtx", "capability", "log", "violations", "plan"}
+    own = {"gpu", "network", "version", "rtx", "capability", "cuda_error", "log", "violations", "plan"}
     names = {one for one in dir(module) if not one.startswith("_")} - own
     assert names <= set(api["names"])
     for name in names:

@@ -144,6 +144,12 @@ NO_IMPLEMENTATION = (
              "35: CUDA driver version is insufficient for CUDA runtime version))"], [],
             BackendUnavailableError, "driver is missing or too old",
         ),
+        (
+            ["IBuilder: Error Code 9: Internal Error (Something new)", "[checkMacros.cpp::catchCudaError::250] Error Code 1: "
+             "Cuda Runtime (In c at /_src/c.cpp:250 (cudaError 35: CUDA driver version is insufficient for CUDA runtime "
+             "version))"], [],
+            BuildError, "Something new",  # the other line is said by every error of a build without a GPU
+        ),
         (["Something new (In x at /_src/y.cpp:3)"], ["out of memory is near"], BuildError, "Something new"),
         ([], [], BuildError, "it gave no reason"),
     ],
@@ -161,6 +167,18 @@ def test_causes(errors: list[str], warnings: list[str], kind: type[TrtActionErro
     assert caught.value.fix
     if kind is OutOfMemoryError:
         assert "8GB of the GPU's memory were free" in caught.value.why
+
+
+def test_a_builder_without_cuda() -> None:
+    """Before 10.16, pybind11 made a TypeError of it; the line is a warning there."""
+
+    def no_builder(logger: Any) -> None:
+        log.add("WARNING", "CUDA initialization failure with error: 35. Please check your CUDA installation.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    log = Log()
+    with pytest.raises(BackendUnavailableError, match="driver is missing or too old"):
+        causes.made(no_builder, None, log, BUILD)
 
 
 def test_a_log_is_bounded() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.doubles.tensorrt import Network, Port
+from tests.doubles.tensorrt import IExecutionContext, Network, Port
 from tests.engine.tensorrt.conftest import Make, doubling, positive, reshaping, x
 from trt_action import engine
 from trt_action.engine.backend import BuildContext, Loadable, RuntimeOptions
@@ -356,3 +358,58 @@ def test_bfloat16_is_served(bench: Make) -> None:
         assert found.dtype == kind
         assert found.tolist() == [[3, 3]] * rows
     b.finish()
+
+
+@pytest.mark.parametrize("way", ["bind", "infer", "run", "layers"])
+def test_who_closes_because_of_a_failure_closes_in_order(bench: Make, way: str) -> None:
+    """As a worker does: `finally: session.close()`, while the exception still holds where it came from."""
+    b = bench(doubling())
+    session = b.load()
+    session.bind(x(1))
+    if way in ("run", "layers"):
+        b.trt.network.refuses = "no"
+    calls: dict[str, Callable[[], object]] = {
+        "bind": lambda: session.bind(x(*range(9))),
+        "infer": lambda: session.infer(x(*range(9))),
+        "run": session.run,
+        "layers": lambda: session.layers(3),
+    }
+    with pytest.raises(TrtActionError), contextlib.closing(session):
+        calls[way]()
+    assert b.trt.violations == []
+
+
+def test_a_failure_is_not_explained_by_an_earlier_one(bench: Make) -> None:
+    b = bench(doubling())
+    session = b.load()
+    with pytest.raises(DataError):
+        session.bind(x(*range(9)))
+    session.bind(x(1))
+    for words in ("cudaErrorLaunchTimeout", "something else"):
+        b.trt.network.refuses = words
+        with pytest.raises(BuildError, match=words) as caught:
+            session.run()
+        assert caught.value.why == ""
+        del caught
+    b.finish()
+
+
+@pytest.mark.parametrize("call", ["set_tensor_address", "set_output_allocator"])
+def test_an_address_that_is_refused_is_an_error(bench: Make, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    b = bench(positive())
+    session = b.load()
+    monkeypatch.setattr(IExecutionContext, call, lambda self, name, given: self._refuse(f"{call} said no"))
+    with pytest.raises(BuildError, match=f"{call} said no"):
+        session.bind({"x": np.ones(4, np.float32)})
+    b.finish()
+
+
+def test_a_driver_that_is_too_old_is_said_before_the_library_crashes(bench: Make) -> None:
+    b = bench(doubling(), cuda_error=35)
+    error = _loading(b, None)
+    assert isinstance(error, BackendUnavailableError)
+    assert (
+        error.what == "TensorRT 11.4.0.106 could not load `engine.plan`: the GPU's driver is missing or too old for it."
+    )
+    assert "CUDA 13 need driver 580" in error.fix
+    assert b.trt.violations == []

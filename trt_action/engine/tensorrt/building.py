@@ -48,7 +48,7 @@ def build(
         BackendUnavailableError: something of the library is missing.
         StorageError: the plan cannot be written.
     """
-    name = prepared.name
+    name = context.name or prepared.name
     budget = memory.Budget(_weights(prepared), gpu.free if gpu else None, memory.host_free())
     memory.check(budget, name, streamed=options.tensorrt.weight_streaming != "none")
     workspace = memory.workspace(options.tensorrt.workspace, budget)
@@ -74,7 +74,7 @@ def _compile(
 ) -> bytes:
     said = Log()
     logger = held.add(log.logger(trt, said))
-    builder = held.add(trt.Builder(logger))
+    builder = held.add(causes.made(trt.Builder, logger, said, situation))
     network = held.add(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)))
     parser = held.add(trt.OnnxParser(network, logger))
     _parse(parser, network, prepared, said, situation)
@@ -96,6 +96,10 @@ def _compile(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise causes.found(said, situation)
+    if said.errors:
+        context.warn(
+            f"{flavour.title} built the engine, and reported errors: {causes.readable(said.errors[0])} ({len(said.errors)} in all)."
+        )
     if timings:
         timing.keep(config, timings)
     return bytes(plan)
@@ -108,13 +112,13 @@ def _parse(parser: Any, network: Any, prepared: Path, said: Log, situation: Situ
         raise causes.refused(errors, said, situation)
     if network.num_outputs == 0:
         raise BuildError(
-            f"{situation.title} found no graph in {quote(prepared.name)}: the file is empty or not an ONNX model.",
+            f"{situation.title} found no graph in {quote(situation.name)}: the file is empty or not an ONNX model.",
             fix="Check the file with `onnx.checker.check_model(path, full_check=True)`.",
         )
-    _refuse_double(prepared)
+    _refuse_double(prepared, situation.name)
 
 
-def _refuse_double(prepared: Path) -> None:
+def _refuse_double(prepared: Path, name: str) -> None:
     """TensorRT computes double in float without a word: an engine with other inputs than the model is refused."""
     from onnx import TensorProto
 
@@ -122,7 +126,7 @@ def _refuse_double(prepared: Path) -> None:
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
             raise BuildError(
-                f"{quote(value.name)} of {quote(prepared.name)} is float64; TensorRT would silently make it float32.",
+                f"{quote(value.name)} of {quote(name)} is float64; TensorRT would silently make it float32.",
                 fix="Export the model with float32 inputs and outputs.",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ LONGEST = 600
 _PREFIX = re.compile(r"^I\w+::\w+: Error Code \d+: [\w ]+ \(|^\[[\w.:]+::\d+\] Error Code \d+: [\w ]+ \(")
 _ORIGIN = re.compile(r"^\[\w+\.\w+:\d+(?:: \w+)?\] (?:\w+Exception: )?")
 _PLACE = re.compile(r"\s*In \w[\w:]* at /\S+\.\w+:\d+")
+_AFTERWARDS = re.compile(r"(?<=\S)\s+\[checkMacros\.cpp::catchCudaError::\d+\] Error Code 1: Cuda Runtime \(.*$")
+"""Behind an error of a build for absent GPUs: the library also asks CUDA, which is not there."""
+_NO_CUDA = re.compile(r"CUDA initialization failure with error:? \d+")
+_OLD_DRIVER = re.compile(r"driver version is insufficient|cudaErrorInsufficientDriver|no CUDA-capable device")
+_SIZES = re.compile(r"[Ii]nput (?P<name>\S+) is a shape tensor")
 _NO_MEMORY = re.compile(
     r"out of memory|OutOfMemory|cudaErrorMemoryAllocation|insufficient memory|insufficient workspace|bad_alloc"
     r"|MEM_ALLOC_FAILED|Requested amount of GPU memory",
@@ -35,6 +41,24 @@ class Situation:
     memory: str = ""
 
 
+def made(kind: Callable[[Any], Any], logger: Any, log: Log, situation: Situation) -> Any:
+    """A builder or a runtime. Where CUDA does not start, above all under a driver that is too old, TensorRT logs an error and
+    returns nothing (pybind11 makes that a TypeError) or an object that crashes when it is used or let go (seen: 10.16).
+
+    Raises:
+        BackendUnavailableError: CUDA does not start.
+        BuildError: there is no such object, for another reason.
+    """
+    try:
+        one = kind(logger)
+    except TypeError:
+        raise found(log, situation) from None
+    if any(_NO_CUDA.search(line) for line in (*log.errors, *log.warnings)):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))  # never let go, not even when Python ends
+        raise found(log, situation)
+    return one
+
+
 def found(log: Log, situation: Situation) -> TrtActionError:
     """The error for a `None`: a known cause, else the library's own first words."""
     for lines in (log.errors, log.warnings):
@@ -42,6 +66,8 @@ def found(log: Log, situation: Situation) -> TrtActionError:
             for line in lines:
                 if match := pattern.search(line):
                     return error(situation, match, readable(line), log)
+    if log.errors and (match := _OLD_DRIVER.search(log.errors[0])):  # later lines say it wherever there is no GPU
+        return _driver(situation, match, readable(log.errors[0]), log)
     first = log.errors[0] if log.errors else log.last[-1] if log.last else ""
     return BuildError(
         f"{situation.title} could not {situation.doing} {quote(situation.name)}: {readable(first) or 'it gave no reason'}",
@@ -53,7 +79,7 @@ def found(log: Log, situation: Situation) -> TrtActionError:
 
 def readable(line: str) -> str:
     """A line of the log without C++ places, at most 600 characters."""
-    text = _ORIGIN.sub("", _PLACE.sub("", _PREFIX.sub("", line)).strip())
+    text = _ORIGIN.sub("", _PLACE.sub("", _PREFIX.sub("", _AFTERWARDS.sub("", line))).strip())
     text = text.removesuffix(")") if text.count(")") > text.count("(") else text
     return "".join(c if c.isprintable() else " " for c in text)[:LONGEST].strip()
 
@@ -68,19 +94,23 @@ def refused(errors: Sequence[Any], log: Log, situation: Situation) -> TrtActionE
         operator, node, words = error.node_operator(), error.node_name(), readable(error.desc())
         if code == "MEM_ALLOC_FAILED" or _NO_MEMORY.search(words):
             return _out_of_memory(situation, None, words, log)
-        where = f" (node {quote(node)})" if node else ""
+        if match := _SIZES.search(words):
+            return _shape_values(situation, match, words, log)
+        where = f"operator {quote(operator)}" if operator else "an input, an output or a weight"
+        where += f" (node {quote(node)})" if node else ""
         if code.startswith("UNSUPPORTED_NODE") or "lugin not found" in words or "registered" in words:
             return BuildError(
-                f"{situation.title} does not support operator {quote(operator or '?')}{where} of {quote(situation.name)} "
-                "as it is used there.",
+                f"{situation.title} does not support {where} of {quote(situation.name)} as it is used there.",
                 why=f"In its own words: {code}" + (f", {words}" if words not in ("", "false") else ""),
                 fix="Export the model without it, e.g. with other operators or a fixed shape; "
                 "github.com/onnx/onnx-tensorrt lists what is supported. Custom operators are not loaded.",
             )
         return BuildError(
-            f"{situation.title} cannot read {quote(situation.name)}: operator {quote(operator or '?')}{where}: "
+            f"{situation.title} cannot read {quote(situation.name)}: {where}: "
             f"{words if words not in ('', 'false') else code}",
-            fix="Check the model with `onnx.checker.check_model(path, full_check=True)` and export it again.",
+            fix="Give the Slice its input `axes`: without it, `starts` and `ends` are for all axes."
+            if operator == "Slice" and "input axes" in words
+            else "Check the model with `onnx.checker.check_model(path, full_check=True)` and export it again.",
         )
     return found(log, situation)
 
@@ -137,7 +167,8 @@ def _driver(situation: Situation, match: Match[str], words: str, log: Log) -> Tr
     return BackendUnavailableError(
         f"{situation.title} could not {situation.doing} {quote(situation.name)}: the GPU's driver is missing or too old for it.",
         why=words,
-        fix="Check `nvidia-smi`: the driver must support the CUDA version of the library (docs/tensorrt.md).",
+        fix="Check `nvidia-smi`: the driver must support the library's CUDA. Libraries for CUDA 13 need driver 580 or newer; "
+        "for an older one install those for CUDA 12 (docs/tensorrt.md).",
     )
 
 
@@ -180,6 +211,7 @@ def _other_version(situation: Situation, match: Match[str], words: str, log: Log
 
 _Error = Callable[[Situation, Match[str], str, Log], TrtActionError]
 _KNOWN: tuple[tuple[re.Pattern[str], _Error], ...] = (
+    (_NO_CUDA, _driver),
     (_NO_MEMORY, _out_of_memory),
     (re.compile(r"no optimization profile has been defined|has \d+ dimensions but profile"), _no_profile),
     (re.compile(r"missing values for shape input tensor (?P<name>\S+)\."), _shape_values),
@@ -192,6 +224,5 @@ _KNOWN: tuple[tuple[re.Pattern[str], _Error], ...] = (
         _other_gpu,
     ),
     (re.compile(r"expecting library version|Version tag does not match|version mismatch", re.I), _other_version),
-    (re.compile(r"driver version is insufficient|cudaErrorInsufficientDriver|no CUDA-capable device"), _driver),
 )
 """In this order: what is certain before what it may hide."""

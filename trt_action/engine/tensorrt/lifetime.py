@@ -36,6 +36,13 @@ def closed_on_failure(held: Closable) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
+        let_go(error)
         held.close()
         raise
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clear the variables of every function that `error`, and what it was raised after, has left."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

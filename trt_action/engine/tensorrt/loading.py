@@ -90,8 +90,8 @@ def open_engine(
     with closed_on_failure(opened):
         situation = Situation(f"{flavour.title} {trt.__version__}", name, "load")
         opened.engine = _deserialize(trt, opened, situation, contents.plan, options, gpu_name)
-        if hasattr(trt, "CudaGraphStrategy"):
-            _configure(trt, opened, options, contents.jit_cache)
+        _configure(trt, opened, options, contents.jit_cache)
+    opened.said.clear()  # what it said of a plan that it did load explains no later failure
     return opened
 
 
@@ -99,7 +99,7 @@ def _deserialize(
     trt: Any, opened: Opened, situation: Situation, content: bytes, options: RuntimeOptions, gpu_name: str
 ) -> Any:
     logger = opened.held.add(log.logger(trt, opened.said))
-    runtime = opened.held.add(trt.Runtime(logger))
+    runtime = opened.held.add(causes.made(trt.Runtime, logger, opened.said, situation))
     asked = options.tensorrt
     if asked.version_compatible == "with-lean":
         runtime.engine_host_code_allowed = True
@@ -155,17 +155,18 @@ def _streaming_budget(asked: str, engine: Any) -> int:
 
 def _configure(trt: Any, opened: Opened, options: RuntimeOptions, jit_cache: bytes) -> None:
     """TensorRT for RTX compiles on the device: kernels for the bound shapes at once (a fallback kernel would be measured
-    otherwise), graphs by its own capture, compiled kernels kept."""
+    otherwise), graphs by its own capture, compiled kernels kept. TensorRT has nothing of that to set."""
+    if not hasattr(trt, "CudaGraphStrategy"):
+        return
     runtime_config = opened.runtime_config = opened.held.add(opened.engine.create_runtime_config())
-    if hasattr(trt, "CudaGraphStrategy"):
-        strategy = trt.CudaGraphStrategy
-        runtime_config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if options.cuda_graph else strategy.DISABLED
-        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
-        runtime_cache = opened.runtime_cache = opened.held.add(runtime_config.create_runtime_cache())
-        if jit_cache:
-            runtime_cache.deserialize(jit_cache)  # False: of another GPU or driver, so it compiles again
-        runtime_config.set_runtime_cache(runtime_cache)
+    strategy = trt.CudaGraphStrategy
+    runtime_config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if options.cuda_graph else strategy.DISABLED
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+    runtime_cache = opened.runtime_cache = opened.held.add(runtime_config.create_runtime_cache())
+    if jit_cache:
+        runtime_cache.deserialize(jit_cache)  # False: of another GPU or driver, so it compiles again
+    runtime_config.set_runtime_cache(runtime_cache)
 
 
 def _validity(trt: Any, runtime: Any, content: bytes) -> str:

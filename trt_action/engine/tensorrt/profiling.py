@@ -18,10 +18,11 @@ def inspect(trt: Any, engine: Any, context: Any) -> str:
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def runs(trt: Any, context: Any, infer: Callable[[], None], iterations: int) -> tuple[Run, ...]:
+def runs(trt: Any, context: Any, infer: Callable[[Any], None], iterations: int) -> tuple[Run, ...]:
     """What the profiler reports in each of `iterations` inferences: (layer, ms) in its order.
 
-    `infer` must wait for the GPU: the reports come when an inference is complete.
+    `infer` must wait for the GPU: the reports come when an inference is complete. It takes the context, and is no function
+    that holds it: an exception would keep that alive (`lifetime.let_go` cannot reach it).
     """
     reported: list[tuple[str, float]] = []
 
@@ -37,6 +38,6 @@ def runs(trt: Any, context: Any, infer: Callable[[], None], iterations: int) -> 
     found: list[Run] = []
     for _ in range(WARMUP + iterations):
         reported.clear()
-        infer()
+        infer(context)
         found.append(tuple(reported))
     return tuple(found[WARMUP:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,6 +18,7 @@ from trt_action.engine.ort_session import check_feeds
 from trt_action.engine.rooms import Fit, Fits, Rooms
 from trt_action.engine.tensorrt import causes, loading, ports, profiling
 from trt_action.engine.tensorrt.causes import Situation
+from trt_action.engine.tensorrt.lifetime import let_go
 from trt_action.engine.tensorrt.loading import Opened
 from trt_action.engine.tensorrt.outputs import Growing, allocator
 from trt_action.errors import BuildError, DataError
@@ -124,17 +126,11 @@ class TensorRTSession:
         opened = self._check_open()
         context = loading.new_context(opened, self._situation)
         for name in self._sizes.keys() | self._in.keys():
-            context.set_input_shape(name, self._bound_input(name).shape)
+            self._require(context.set_input_shape(name, self._bound_input(name).shape))
         self._set_addresses(context)
         document = profiling.inspect(self._trt, opened.engine, context)
-
-        def infer() -> None:
-            self._execute(context)
-            self._gpu.synchronize(self._stream)
-
-        return RawLayers(
-            "tensorrt-inspector", document, iterations, profiling.runs(self._trt, context, infer, iterations)
-        )
+        runs = profiling.runs(self._trt, context, self._infer_in, iterations)
+        return RawLayers("tensorrt-inspector", document, iterations, runs)
 
     def current(self) -> AbstractContextManager[None]:
         """Make this session's GPU current in another thread (`device.current`)."""
@@ -148,6 +144,7 @@ class TensorRTSession:
         """Children before parents: TensorRT's objects use what they were made from until they are gone."""
         if self._opened is None:
             return
+        let_go(sys.exception())  # who closes because of one must not hold the context by it
         self._gpu.synchronize(self._stream)
         opened, self._opened = self._opened, None
         self._release()
@@ -186,7 +183,7 @@ class TensorRTSession:
             return None
         found.make(inputs | outputs)
         for name in inputs | outputs:
-            context.set_tensor_address(name, found.pointer(name))
+            self._require(context.set_tensor_address(name, found.pointer(name)))
         views_in, views_out = found.views(inputs), found.views(outputs)
         fit = Fit(
             views_in,
@@ -241,7 +238,7 @@ class TensorRTSession:
             if not context.set_input_shape(tensor.name, array.shape):
                 raise self._out_of_profile(tensor, array.shape)
         for name, array in self._sizes.items():
-            context.set_tensor_address(name, array.ctypes.data)
+            self._require(context.set_tensor_address(name, array.ctypes.data))
         self._check_shapes()
         for tensor in self._outputs:
             self._make_output(context, tensor)
@@ -265,13 +262,13 @@ class TensorRTSession:
 
     def _set_addresses(self, context: Any) -> None:
         for name, array in self._sizes.items():
-            context.set_tensor_address(name, array.ctypes.data)
+            self._require(context.set_tensor_address(name, array.ctypes.data))
         for name, buffer in (self._in | self._out).items():
-            context.set_tensor_address(name, buffer.pointer)
+            self._require(context.set_tensor_address(name, buffer.pointer))
         for name, growing in self._growing.items():
             made = allocator(self._trt, growing)
             self._allocators.append(made)
-            context.set_output_allocator(name, made)
+            self._require(context.set_output_allocator(name, made))
 
     def _make_steps(self, context: Any) -> None:
         gpu, stream = self._gpu, self._stream
@@ -314,8 +311,13 @@ class TensorRTSession:
 
         return enqueue
 
-    def _execute(self, context: Any) -> None:
-        if not context.execute_async_v3(self._stream):
+    def _infer_in(self, context: Any) -> None:
+        self._require(context.execute_async_v3(self._stream))
+        self._gpu.synchronize(self._stream)
+
+    def _require(self, accepted: bool) -> None:
+        """TensorRT's False is never passed over: it would go on with an address of before."""
+        if not accepted:
             raise self._failed()
 
     def _failed(self) -> Exception:
@@ -323,7 +325,10 @@ class TensorRTSession:
         for growing in self._growing.values():
             if growing.failure is not None:
                 return growing.failure
-        return causes.found(self._check_open().said, self._situation)
+        said = self._check_open().said
+        error = causes.found(said, self._situation)
+        said.clear()
+        return error
 
     def _bound_input(self, name: str) -> Array:
         return self._sizes[name] if name in self._sizes else self._in[name].host
@@ -332,8 +337,9 @@ class TensorRTSession:
         return self._out[name].host if name in self._out else self._growing[name].host()
 
     def _out_of_profile(self, tensor: Tensor, shape: tuple[int, ...]) -> DataError:
-        engine = self._check_open().engine
-        low, _, high = (list(bound) for bound in engine.get_tensor_profile_shape(tensor.name, 0))
+        opened = self._check_open()
+        opened.said.clear()  # this is said by us
+        low, _, high = (list(bound) for bound in opened.engine.get_tensor_profile_shape(tensor.name, 0))
         return DataError(
             f"Input {quote(tensor.name)} has shape {list(shape)}; the engine was built for {low} to {high}.",
             fix="Give data in that range, or build with other `shapes`.",
