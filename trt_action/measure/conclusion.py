@@ -15,6 +15,7 @@ from trt_action.measure.pairs import Floats, Recording, Reduce, block_median, bl
 from trt_action.measure.verdict import Answer, Rule, Sample
 
 Witness = Literal["block_min", "cpu_time", "ttft"]
+Of = Literal["inferences", "requests"]
 
 UNUSABLE_TRACE = 0.01
 """Share of pairs without a usable duration above which the clock is not trusted."""
@@ -30,7 +31,7 @@ class Facts:
     units: tuple[Unit, ...]
     stopped: str
     warnings: tuple[str, ...]
-    of: Literal["inferences", "requests"] = "inferences"
+    of: Of = "inferences"
 
 
 def sample_of(recording: Recording) -> Sample:
@@ -58,7 +59,7 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
     p99 = tails.p99_ratio(main, rule.confidence, facts.seed)
     floor = verdict.estimate_ratio(sample.typical.floor, rule.confidence, allowance)
     witnesses = _witnesses(recording, sample, given, rule.confidence, facts.of)
-    veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, p50, rule)
+    veto = facts.stopped or _clock_fault(recording) or _unsteady(floor, p50, rule, facts.of)
     if veto:
         limit_status: GateStatus = "not-checked" if rule.limit is None else "inconclusive"
         given = replace(given, verdict="inconclusive", limit_status=limit_status)
@@ -82,14 +83,14 @@ def conclude(recording: Recording, facts: Facts) -> Comparison:
         seconds=facts.seconds,
         seed=facts.seed,
         more_pairs_needed=None if veto else verdict.more_pairs(sample, rule, given),
-        warnings=_merged(facts.warnings, _warnings(recording, given, p50, witnesses, rule)),
+        warnings=_merged(facts.warnings, _warnings(recording, given, p50, witnesses, facts)),
         stopped=facts.stopped,
         series=recording.to_series() if len(main) else None,
     )
 
 
 def _witnesses(
-    recording: Recording, sample: Sample, given: Answer, confidence: float, of: Literal["inferences", "requests"]
+    recording: Recording, sample: Sample, given: Answer, confidence: float, of: Of
 ) -> dict[Witness, Estimate]:
     main = recording.main
     found: dict[Witness, Estimate | None] = {}
@@ -116,16 +117,21 @@ def _unusable(recording: Recording) -> int:
     return int((~recording.main.usable()).sum() + (~recording.floor.usable()).sum())
 
 
-def _unsteady(floor: Estimate | None, p50: Estimate | None, rule: Rule) -> str:
+def _unsteady(floor: Estimate | None, p50: Estimate | None, rule: Rule, of: Of) -> str:
     """The same engine must not surely differ from itself, unless head differs by surely more than that."""
     if floor is None or (floor.low <= 1 + rule.margin and floor.high >= 1 / (1 + rule.margin)):
         return ""
     farthest = max(floor.high, 1 / floor.low)
     if p50 is not None and (p50.low > farthest or p50.high < 1 / farthest):
         return ""
+    second, place, sides = (
+        ("a second process of", "host", "engines")
+        if of == "inferences"
+        else ("second connections to", "host, network or server", "servers")
+    )
     return (
-        f"Base differs from a second process of itself by {change(floor)}, more than the margin of "
-        f"{percent(rule.margin)}: this host is too unsteady to compare engines. Run on a quieter or dedicated host."
+        f"Base differs from {second} itself by {change(floor)}, more than the margin of {percent(rule.margin)}: this {place} "
+        f"is too unsteady to compare {sides}. Run on a quieter or dedicated host."
     )
 
 
@@ -147,9 +153,14 @@ def _reason(given: Answer, sample: Sample, p50: Estimate | None, fastest: Estima
         return f"The difference is surely smaller than the tolerance of {percent(rule.tolerance)}: {seen}."
     units = len(np.unique(sample.typical.unit))
     if units < verdict.MIN_UNITS:
+        what, luck = (
+            ("processes", "the engine from the luck of memory layout")
+            if facts.of == "inferences"
+            else ("connections", "the server from the luck of a connection")
+        )
         return (
-            f"Only {units} set of processes was measured within the time limit; {verdict.MIN_UNITS} are needed to tell "
-            f"the engine from the luck of memory layout ({seen}). Raise `max-seconds`."
+            f"Only {units} set of {what} was measured within the time limit; {verdict.MIN_UNITS} are needed to tell {luck} "
+            f"({seen}). Raise `max-seconds`."
         )
     return (
         f"{pairs} pairs do not decide between a change of more than {percent(rule.margin)} and a difference "
@@ -158,25 +169,28 @@ def _reason(given: Answer, sample: Sample, p50: Estimate | None, fastest: Estima
 
 
 def _warnings(
-    recording: Recording, given: Answer, p50: Estimate | None, witnesses: dict[Witness, Estimate], rule: Rule
+    recording: Recording, given: Answer, p50: Estimate | None, witnesses: dict[Witness, Estimate], facts: Facts
 ) -> list[str]:
-    found = []
+    found, rule = [], facts.rule
     if unusable := _unusable(recording):
         found.append(f"{unusable} pairs hold a duration that is zero or negative; they are kept but not used.")
     allowance = given.typical_allowance
     if allowance and allowance > math.log1p(rule.tolerance):
-        found.append(
-            f"The same engines differ from one set of processes to the next: memory layout, or the host, may be worth "
-            f"{percent(math.expm1(allowance))} here. Every interval was widened by that."
+        what = (
+            "The same engines differ from one set of processes to the next: memory layout, or the host,"
+            if facts.of == "inferences"
+            else "The same servers differ from one set of connections to the next: the network, or a busy host,"
         )
+        found.append(f"{what} may be worth {percent(math.expm1(allowance))} here. Every interval was widened by that.")
     if p50 is not None:
+        thing = "engine" if facts.of == "inferences" else "server"
         names = {"block_min": "The fastest iteration of each block", "cpu_time": "CPU time"}
         for name, witness in witnesses.items():
             if name == "ttft" or not _disagree(p50, witness, rule.margin):
                 continue  # the time to first text may well have changed otherwise than the whole
             found.append(
                 f"{names[name]} says {change(witness)}, wall time says {change(p50)}: the difference may come "
-                "from the host (waiting, frequency, neighbours) rather than from the engine."
+                f"from the host (waiting, frequency, neighbours) rather than from the {thing}."
             )
     return found
 

@@ -60,7 +60,7 @@ def rows(run: LlmRun) -> Iterable[Row]:
         ours, theirs = at(run.head, concurrency), at(run.base, concurrency)
         if ours is None:
             continue
-        for metric in ("ttft", "tpot", "e2e"):
+        for metric in TIMES:
             head: Times | None = getattr(ours, metric)
             base: Times | None = getattr(theirs, metric) if theirs else None
             if head is None:

@@ -21,6 +21,8 @@ from trt_action.report import gpu, llm, search
 from trt_action.report import layers as layer_parts
 from trt_action.report.escape import clip
 from trt_action.report.parts import STATUS_WORD, Cell, Code, Limits, Mark, Section, Table
+from trt_action.settings.llm_options import LLM_OPTIONS
+from trt_action.settings.options import OPTIONS
 
 METRIC_WORDS = {"top1": "top-1", "top5": "top-5"}
 
@@ -237,7 +239,8 @@ def stages(evidence: Evidence, limits: Limits) -> Section | None:
 
 
 def settings(evidence: Evidence, limits: Limits) -> Section | None:
-    chosen = {key: value for key, value in evidence.settings.items() if value is not None}
+    unused = _OF_MODELS if evidence.llm else _OF_ENDPOINTS
+    chosen = {key: value for key, value in evidence.settings.items() if value is not None and key not in unused}
     if not chosen:
         return None
     rows = [
@@ -245,6 +248,12 @@ def settings(evidence: Evidence, limits: Limits) -> Section | None:
         for key, value in list(chosen.items())[: limits.rows]
     ]
     return Section("settings", "Settings", tables=(_table(("setting", "value"), rows, len(chosen)),))
+
+
+_OF_ENDPOINTS = {row.name for row in LLM_OPTIONS}
+_OF_MODELS = {row.name for row in OPTIONS if row.group in {"Precision and data", "Engine"}} - {"backend"}
+_OF_MODELS |= {"batch-size", "concurrency", "layers", "measure-seconds"}
+"""Settings without a meaning for the other kind of run; they would push those that have one out of the table."""
 
 
 def plain(value: Any) -> str:
