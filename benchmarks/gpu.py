@@ -9,8 +9,9 @@ our p50 beside a bare `run_with_iobinding` loop over the same ONNX Runtime sessi
 interleaved in one process; then the product's own passes (worker processes): latency with copies, trtexec's parts,
 device memory. One process per case: a case that fails is recorded and the next one goes on. About 16 × 20 s.
 
-`verdict`: trials of the product's own `compare`: chains of 100 convolutions, and the same with 2 or 5 more. A run that
-is stopped goes on where it was with the same --output; pieces from several machines are reported together.
+`verdict`: trials of the product's own `compare`, pinned and watched as in a run: chains of 100 convolutions, and the same
+with 2 or 5 more. A trial takes 20 to 180 s and is written when it is over: the run may be killed at any time, goes on where it
+was with the same --output, and pieces from several machines (`--first 100`, `--first 200`, …) are reported together.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import gpu_report, nets
 from trt_action import arrays, engine
-from trt_action.engine import devices
+from trt_action.engine import devices, nvml
 from trt_action.engine.backend import Array, Loadable, RuntimeOptions
-from trt_action.measure import Plan, compare, first_load, latencies, open_unit, worker
+from trt_action.measure import FREE_LOADING, Plan, compare, first_load, latencies, open_unit, usable_cpus, worker
 from trt_action.measure.baseline import ratio_estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,6 +239,7 @@ def run_verdict(arguments: argparse.Namespace) -> None:
             for effect in arguments.effects:
                 for net in arguments.nets:
                     if time.monotonic() < deadline:
+                        print(f"{number} {net} +{effect} begins", flush=True)
                         record = trial(net, effect, number, Path(name), arguments.max_seconds)
                         keep(arguments.output, record | {"host": host()})
                         print(f"{number} {net} +{effect}: {gpu_report.one_line(record)}", flush=True)
@@ -253,13 +255,17 @@ def trial(net: str, effect: int, number: int, folder: Path, max_seconds: float) 
     base, head = (Loadable("onnxruntime", made(folder, net, extra), options, prepared=False) for extra in (0, effect))
     feeds = folder / f"{net}.npz"
     arrays.save_npz(feeds, nets.feeds(net))
+    watch, _ = nvml.watch(devices.facts(0).uuid)
     begin = time.monotonic()
     found = compare(
-        functools.partial(open_unit, head, base, feeds, feeds),
-        Plan(seed=1_000 * number + effect, max_seconds=max_seconds),
+        functools.partial(open_unit, head, base, feeds, feeds, cpus=usable_cpus(options.threads)),
+        Plan(seed=1_000 * number + effect, max_seconds=max_seconds, free_loading=FREE_LOADING * max_seconds),
+        windows=watch,
     )
     record: dict[str, Any] = {"part": "verdict", "net": net, "effect": effect, "number": number}
     record |= {"seconds": time.monotonic() - begin, "margin": found.margin}
+    if watch is not None:
+        record["telemetry"] = watch.finish().model_dump(mode="json", exclude={"gpu": {"uuid"}})
     for field in ("verdict", "reason", "pairs", "stopped", "warnings"):
         record[field] = getattr(found, field)
     record["units"] = [unit.model_dump() for unit in found.units]
@@ -292,7 +298,7 @@ def main() -> None:
     part = parts.add_parser("verdict")
     part.add_argument("--output", type=Path, default=Path("build/gpu-verdict.jsonl"))
     part.add_argument("--minutes", type=float, default=7.0)
-    part.add_argument("--effects", nargs="+", type=int, default=[0, 2, 0, 5], help="layers of 100")
+    part.add_argument("--effects", nargs="+", type=int, default=[0, 2, 5], help="layers of 100")
     part.add_argument("--nets", nargs="+", choices=sorted(nets.GPU_SIZES | nets.MATMULS), default=["gpu", "gpu-matmul"])
     part.add_argument("--max-seconds", type=float, default=60.0)
     part.add_argument("--first", type=int, default=0, help="number of the first trial: pieces need other seeds")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import sections
+from trt_action.evidence import DuetSeries
+from trt_action.measure.pairs import block_median, from_series
 
 Record = dict[str, Any]
 GOAL = 1.01
 
 
 def read(files: Iterable[Path]) -> list[Record]:
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+    """All records; half a line is what a run leaves that is killed while it writes."""
+    found = []
+    for file in files:
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+    return found
 
 
 def one_line(record: Record) -> str:
@@ -95,11 +106,12 @@ def verdict(trials: list[Record]) -> str:
         [
             "## On a GPU: can the verdict be trusted?",
             f"`python benchmarks/gpu.py verdict` on {_host(trials)}, {len(trials)} trials of the product's own `compare` "
-            "with its default margin of 0.5 %. `+n %` = n more layers on a chain of 100 convolutions.",
+            "with its default margin of 0.5 %, pinned to one CPU. `+n %` = n more layers on a chain of 100 convolutions or matrix "
+            "products. A set is three fresh processes; sets differ: standard deviation of the sets' medians of head/base.",
             sections.table(
                 [
                     "net", "effect", "measured effect", "trials", "regressed", "within noise", "improved",
-                    "inconclusive", "median time", "longest",
+                    "inconclusive", "median time", "longest", "sets", "sets differ",
                 ],
                 [_verdict_row([t for t in trials if (t["net"], t["effect"]) == key]) for key in keys],
             ),
@@ -123,7 +135,22 @@ def _verdict_row(chosen: list[Record]) -> list[str]:
         *shares,
         f"{statistics.median(seconds):.1f} s",
         f"{max(seconds):.1f} s",
+        f"{statistics.median(len(t['units']) for t in chosen):g}",
+        _spread(chosen),
     ]
+
+
+def _spread(chosen: list[Record]) -> str:
+    """Median over the trials; a trial with fewer than three sets says nothing."""
+    found = []
+    for trial in chosen:
+        if trial.get("series"):
+            recording = from_series(DuetSeries.model_validate(trial["series"]))
+            d, unit = recording.main.differences(block_median), recording.main.unit[recording.main.usable()]
+            medians = [float(np.median(d[unit == index])) for index in np.unique(unit)]
+            if len(medians) > 2:
+                found.append(statistics.stdev(medians))
+    return f"{statistics.median(found):.2%}" if found else "–"
 
 
 def _host(records: list[Record]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import sections
-from benchmarks.synthetic import FAMILIES, Costs, Family, Run, simulate, units
+from benchmarks.synthetic import FAMILIES, Family, Run, simulate, units
 from trt_action.measure.duet import Plan
 from trt_action.measure.martingale import successes_needed
 from trt_action.measure.stats import binomial_cdf, signed_rank_interval
@@ -58,10 +58,9 @@ HEADER = """| noise | bare sign test on the boundary, any of 1,000 looks | A/A f
 
 def measure(family: Family, runs: int, small_runs: int, index: int) -> Row:
     rng = np.random.Generator(np.random.PCG64([SEED, index]))
-    costs = Costs()
-    aa = [simulate(rng, family, 0.0, Plan(), costs) for _ in range(runs)]
-    slow = [simulate(rng, family, 0.02, Plan(), costs) for _ in range(max(runs // 4, 20))]
-    small = [simulate(rng, family, 0.01, Plan(margin=0.003), costs) for _ in range(small_runs)]
+    aa = [simulate(rng, family, 0.0, Plan()) for _ in range(runs)]
+    slow = [simulate(rng, family, 0.02, Plan()) for _ in range(max(runs // 4, 20))]
+    small = [simulate(rng, family, 0.01, Plan(margin=0.003)) for _ in range(small_runs)]
     exchangeable = family.own_sd == 0 and family.unit_sd == 0
     return Row(
         family=family,
@@ -125,13 +124,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2_000, help="synthetic A/A runs per family")
     parser.add_argument("--quick", action="store_true", help="60 runs per family")
+    parser.add_argument("--only", default="", help="families whose names contain this")
     parser.add_argument("--write", type=Path, help="Markdown file whose section `stats` is replaced")
     arguments = parser.parse_args()
+    if arguments.only and arguments.write:
+        parser.error("--write replaces the whole table, --only makes a part of it")
     runs = 60 if arguments.quick else arguments.runs
     begin = time.monotonic()
     rows = []
     print(HEADER)
     for index, family in enumerate(FAMILIES):
+        if arguments.only not in family.name:
+            continue
         rows.append(measure(family, runs, max(runs // 20, 5), index))
         print(rows[-1].markdown(), flush=True)
     command = " ".join(["python benchmarks/stats.py", *sys.argv[1:]])

@@ -108,7 +108,7 @@ class Engine(Record):
 
 class Latency(Record):
     """Latency of single inferences at the measured shape, one request at a time. Percentiles as trtexec defines
-    them: `sorted[max(n - 1 - int((1 - p/100) * n), 0)]`. Nothing is deleted from the samples."""
+    them: `sorted[max(n - 1 - int((1 - p/100) * n), 0)]`. Nothing is deleted from the samples of a turn."""
 
     n: int = Field(ge=1)
     seconds: float = Field(ge=0, description="Duration of the timed loop.")
@@ -126,6 +126,11 @@ class Latency(Record):
         description="null where n is too small for a two-sided interval."
     )
     series: Series | None = None
+    set_aside: int = Field(
+        0,
+        ge=0,
+        description="Turns that do not count, because the GPU's clocks were held down or moved; measured again.",
+    )
     device: DeviceLatency | None = Field(None, description="The parts of an inference on a GPU, by CUDA events.")
     notes: list[Text] = Field(default_factory=list)
 
@@ -176,6 +181,11 @@ class Unit(Record):
     pairs: int
     reloads: int
     block_iterations: int
+    set_aside: int = Field(
+        0,
+        ge=0,
+        description="Rounds that do not count, because the GPU's clocks were held down or moved; measured again.",
+    )
 
 
 class DuetSeries(Record):

@@ -51,7 +51,9 @@ class GpuSample(Record):
     """The GPU at one moment, as NVML tells it; null is what this GPU or driver does not tell. Taken while no inference
     is timed."""
 
-    moment: Name = Field(description="`before`, `during` or `after`.")
+    moment: Name = Field(
+        description="`before`, `during`, `set-aside` (during, between windows that do not count) or `after`."
+    )
     seconds: float = Field(ge=0, description="Since the first sample.")
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
@@ -76,6 +78,10 @@ class Telemetry(Record):
         default_factory=dict,
         description="Time for which clocks were held down, by cause, between first and last sample.",
     )
+    set_aside: int = Field(
+        0, ge=0, description="Timed windows with clocks held down, or moved by more than 10 %; measured again."
+    )
+    set_aside_thermal_seconds: float = Field(0, ge=0, description="The part of `violation_seconds.thermal` in them.")
     neighbours: list[GpuProcess] = Field(
         default_factory=list, description="Compute processes of others: seen before or after, when none of ours ran."
     )

@@ -253,6 +253,9 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         limit=s.max_latency_regression,
         confidence=s.confidence,
         seed=s.seed,
+        free_loading=measure.FREE_LOADING * s.max_seconds
+        if draft.built["head"].loadable.options.gpu is not None
+        else 0.0,
     )
     sides = functools.partial(
         measure.open_unit,
@@ -262,7 +265,8 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         feeds["base"],
         cpus=measure.usable_cpus(s.threads),
     )
-    comparison = measure.compare(sides, plan, progress=watching.looking(draft, progress))
+    progress = watching.looking(draft, progress, windows=True)
+    comparison = measure.compare(sides, plan, progress=progress, windows=draft.watch)
     return comparison.model_copy(update={"warnings": [*comparison.warnings, *_signature_notes(draft)]})
 
 
@@ -270,8 +274,15 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
     s = work.settings
     cpus = measure.usable_cpus(s.threads)
     loadables = {role: built.loadable for role, built in draft.built.items() if role in feeds}
+    latencies = measure.latencies(
+        loadables,
+        feeds,
+        seconds=s.measure_seconds,
+        cpus=cpus,
+        progress=watching.looking(draft, progress, windows=True),
+        windows=draft.watch,
+    )
     progress = watching.looking(draft, progress)
-    latencies = measure.latencies(loadables, feeds, seconds=s.measure_seconds, cpus=cpus, progress=progress)
     for role, loadable in loadables.items():
         side: Side = getattr(draft, role)
         progress(f"throughput, memory and cold start of {role}", None)

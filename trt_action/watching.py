@@ -19,12 +19,13 @@ def begin(draft: Draft, options: RuntimeOptions) -> None:
         draft.warnings.append(f"Nobody watches the GPU for throttling and neighbours: {why}")
 
 
-def looking(draft: Draft, progress: Progress) -> Progress:
-    """Progress is told between two timed parts: the moment to look at the GPU."""
+def looking(draft: Draft, progress: Progress, *, windows: bool = False) -> Progress:
+    """Progress is told between two timed parts: the moment to look at the GPU. `windows`: the watch is asked about each
+    of them (`measure.windows`), so that a GPU that slows down between them is no doubt."""
 
     def told(text: str, share: float | None) -> None:
         if draft.watch is not None:
-            draft.watch.look()
+            draft.watch.look(windows=windows)
         progress(text, share)
 
     return told

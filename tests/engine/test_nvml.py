@@ -203,3 +203,80 @@ def test_without_a_driver_the_reason_is_told() -> None:
     found, why = nvml.find(UUID)
     assert found is None
     assert "NVML" in why
+
+
+@pytest.fixture
+def watch(time: Time) -> tuple[nvml.Watch, FakeNvml]:
+    library = FakeNvml()
+    return nvml.Watch(nvml.Gpu(library, UUID), clock=time, sleep=time.sleep), library
+
+
+def _violation(milliseconds: int) -> Callable[[int], Any]:
+    return lambda policy: SimpleNamespace(violationTime=milliseconds * 1_000_000 if policy == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "again"),
+    [
+        ({}, {}, False),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x20}, {"nvmlDeviceGetCurrentClocksEventReasons": 0x0}, True),
+        ({}, {"nvmlDeviceGetCurrentClocksEventReasons": 0x80}, True),
+        ({}, {"nvmlDeviceGetCurrentClocksEventReasons": 0x4}, False),  # the power limit is how large GPUs run
+        ({}, {"nvmlDeviceGetViolationStatus": _violation(3)}, True),  # slowed down and back inside the window
+        ({}, {"nvmlDeviceGetClockInfo": 1770}, True),
+        ({"nvmlDeviceGetClockInfo": 1770}, {}, True),
+        ({}, {"nvmlDeviceGetClockInfo": 1800}, False),
+    ],
+)
+def test_which_windows_do_not_count(
+    watch: tuple[nvml.Watch, FakeNvml], before: dict[str, Any], after: dict[str, Any], again: bool
+) -> None:
+    watching, library = watch
+    library.values.update(before)
+    watching.begin()
+    library.values.update({**{name: H200[name] for name in before}, **after})
+    assert watching.again() is again
+    library.values.update(H200)
+    found = watching.finish()
+    assert found.set_aside == again
+    assert found.doubt == ""
+    assert any("measured again" in warning for warning in found.warnings) is again
+
+
+def test_heat_in_windows_that_do_not_count_is_no_doubt_and_outside_it_is(
+    watch: tuple[nvml.Watch, FakeNvml], time: Time
+) -> None:
+    watching, library = watch
+    watching.begin()
+    time.now += 2
+    library.values["nvmlDeviceGetViolationStatus"] = _violation(900)
+    library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x40
+    assert watching.again()
+    watching.look(windows=True)
+    library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x0
+    found = watching.finish()
+    assert [sample.moment for sample in found.samples] == ["before", "set-aside", "after"]
+    assert found.violation_seconds["thermal"] == found.set_aside_thermal_seconds == 0.9
+    assert found.doubt == ""
+
+
+def test_a_gpu_that_is_slowed_down_for_long_is_measured_as_it_is_and_doubted(
+    watch: tuple[nvml.Watch, FakeNvml], time: Time
+) -> None:
+    watching, library = watch
+    library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x40
+    said = []
+    for _ in range(nvml.MAX_SET_ASIDE + 5):
+        watching.begin()
+        said.append(watching.again())
+    assert said == [True] * nvml.MAX_SET_ASIDE + [False] * 5
+    time.now += 2
+    watching.look(windows=True)
+    library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x0
+    assert "HwThermalSlowdown" in watching.finish().doubt
+
+
+def test_a_gpu_that_tells_no_clocks_has_no_windows_that_do_not_count(time: Time) -> None:
+    watching = nvml.Watch(nvml.Gpu(FakeNvml(lacks=tuple(H200)), UUID), clock=time, sleep=time.sleep)
+    watching.begin()
+    assert not watching.again()

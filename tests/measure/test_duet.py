@@ -34,6 +34,7 @@ class Machine:
     crash_error: type[MeasureError] | type[OutOfMemoryError] = MeasureError
     spoil: Callable[[list[int], int], list[int]] = lambda wall, _: wall
     floor: bool = True
+    start: float = 0.8
     now: float = 0.0
     opened: list[int] = field(default_factory=list)
     closed: int = 0
@@ -48,7 +49,7 @@ class Machine:
     @contextlib.contextmanager
     def open(self, unit: int) -> Iterator[Sides]:
         self.opened.append(unit)
-        self.now += 0.8
+        self.now += self.start
         try:
             yield Sides(
                 Side(self, "head", self.head, unit),
@@ -334,3 +335,52 @@ def test_the_evidence_stays_small() -> None:
     machine = Machine(head=0.00005 * 1.005, base=0.00005, second=0.00005, noise=0.3)
     comparison = run(machine, Plan(max_seconds=20, margin=0.0049))
     assert len(comparison.model_dump_json()) < 4_000_000
+
+
+class Restless:
+    """The windows that are wanted again, by number."""
+
+    def __init__(self, *again: int) -> None:
+        self.wanted, self.seen, self.is_open = again, 0, False
+
+    def begin(self) -> None:
+        assert not self.is_open
+        self.is_open = True
+
+    def again(self) -> bool:
+        assert self.is_open
+        self.is_open = False
+        self.seen += 1
+        return self.seen in self.wanted
+
+
+def test_rounds_that_are_wanted_again_are_counted_and_not_recorded() -> None:
+    def slow(wall: list[int], block: int) -> list[int]:
+        return [3 * ns for ns in wall] if block in (5, 6) else wall  # of every side of a unit; two are the probes
+
+    windows = Restless(3, 4, 25)
+    found = compare((machine := Machine(spoil=slow)).open, Plan(), clock=machine.clock, windows=windows)
+    assert [unit.set_aside for unit in found.units] == [2, 1, 0]
+    assert [unit.pairs for unit in found.units] == [20, 20, 20]
+    assert windows.seen == 63
+    assert found.verdict == "within-noise"
+    assert same_numbers(recompute(found), found)
+    series = from_series(found.series) if found.series else None
+    assert series
+    assert series.main.first[series.main.unit[series.main.owners()] == 0].max() < 1.5 * 2.5e6
+
+
+def test_a_device_that_is_never_still_ends_with_the_time() -> None:
+    machine = Machine()
+    found = compare(machine.open, Plan(max_seconds=5), clock=machine.clock, windows=Restless(*range(10_000)))
+    assert (found.verdict, found.pairs) == ("inconclusive", 0)
+    assert found.seconds < 6
+
+
+@pytest.mark.parametrize(("free", "seconds"), [(0.0, 20), (40.0, 60)])
+def test_loading_may_be_free_up_to_a_bound(free: float, seconds: float) -> None:
+    machine = Machine(layout=0.5, start=5.0)  # processes so unlike each other that nothing is decided
+    found = compare(machine.open, Plan(max_seconds=20, free_loading=free), clock=machine.clock)
+    assert found.verdict == "inconclusive"
+    assert seconds - 1 < found.seconds < seconds + 7
+    assert len(found.units) >= seconds / 7

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trt_action.engine import telemetry
@@ -36,6 +37,9 @@ VIOLATIONS = {"power": 0, "thermal": 1, "sync-boost": 2, "board-limit": 3, "reli
 BETWEEN_SAMPLES = 1.0
 SETTLE = 2.0
 """Seconds for which our own processes may still be listed after they have ended."""
+
+MAX_SET_ASIDE = 50
+"""Windows measured again in a run; a GPU that is slowed down more often is measured as it is, and doubted."""
 
 BUSY = 0.1
 """Utilization with none of our processes running above which somebody else computes."""
@@ -147,6 +151,16 @@ class Gpu:
         }
         return {name: status.violationTime / 1e9 for name, status in found.items() if status is not None}
 
+    def clocks(self) -> Clocks:
+        """The three questions about a timed window; some 10 µs each."""
+        n, whole = self._nvml, self._whole
+        thermal = self._get(lambda: n.nvmlDeviceGetViolationStatus(whole, VIOLATIONS["thermal"]))
+        return Clocks(
+            held_down=not set(telemetry.SLOWED).isdisjoint(self._reasons() or ()),
+            sm_mhz=self._get(lambda: n.nvmlDeviceGetClockInfo(whole, n.NVML_CLOCK_SM)),
+            thermal_seconds=0.0 if thermal is None else thermal.violationTime / 1e9,
+        )
+
     def utilization_of(self, pids: Sequence[int], since_us: int) -> float | None:
         """Largest share of the GPU that these processes had together at one moment; None if it is not told."""
         found = self._get(lambda: self._nvml.nvmlDeviceGetProcessUtilization(self._whole, since_us))
@@ -171,8 +185,17 @@ class Gpu:
             return None
 
 
+@dataclass(frozen=True)
+class Clocks:
+    """`held_down`: for heat or by the hardware. `thermal_seconds`: counted since the driver was loaded; 0: not told."""
+
+    held_down: bool
+    sm_mhz: int | None
+    thermal_seconds: float
+
+
 class Watch:
-    """Watches the measured GPU from before the first inference until after the last one."""
+    """Watches the measured GPU from before the first inference until after the last one. Is `measure.windows.Windows`."""
 
     def __init__(
         self,
@@ -190,6 +213,9 @@ class Watch:
         self._violations = gpu.violations()
         self._idle = self._settled_utilization()
         self._samples = [gpu.sample("before", 0.0)]
+        self._clocks = Clocks(held_down=False, sm_mhz=None, thermal_seconds=0.0)
+        self._set_aside = 0
+        self._set_aside_thermal = 0.0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -199,10 +225,29 @@ class Watch:
     def first(self) -> GpuSample:
         return self._samples[0]
 
-    def look(self) -> None:
-        """Between two timed parts; at most one sample per second is taken."""
-        if self._clock() - self._last >= BETWEEN_SAMPLES:
-            self._take("during")
+    def look(self, *, windows: bool = False) -> None:
+        """Between two timed parts; at most one sample per second is taken. `windows`: the parts are windows, so that clocks
+        held down between them are no doubt."""
+        if self._clock() - self._last < BETWEEN_SAMPLES:
+            return
+        excused = windows and self._set_aside < MAX_SET_ASIDE and self._gpu.clocks().held_down
+        self._take("set-aside" if excused else "during")
+
+    def begin(self) -> None:
+        """See `measure.windows.Windows`."""
+        self._clocks = self._gpu.clocks()
+
+    def again(self) -> bool:
+        """See `measure.windows.Windows`."""
+        before, after = self._clocks, self._gpu.clocks()
+        heated = after.thermal_seconds - before.thermal_seconds
+        low, high = sorted((before.sm_mhz or 0, after.sm_mhz or 0))
+        moved = low > 0 and high - low > telemetry.MOVED * high
+        if self._set_aside >= MAX_SET_ASIDE or not (before.held_down or after.held_down or heated > 0 or moved):
+            return False
+        self._set_aside += 1
+        self._set_aside_thermal += heated
+        return True
 
     def finish(self) -> Telemetry:
         """The last sample, and what all of them mean. None of our processes is on the GPU any more."""
@@ -220,6 +265,8 @@ class Watch:
                 gpu=self._identity,
                 samples=self._samples,
                 violation_seconds={name: round(seconds, 6) for name, seconds in violated.items() if seconds > 0},
+                set_aside=self._set_aside,
+                set_aside_thermal_seconds=round(self._set_aside_thermal, 6),
                 neighbours=neighbours,
                 neighbour_utilization=computed,
             ),

@@ -12,6 +12,10 @@ SLOWED = ("HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeS
 THERMAL_SHARE = 0.01
 """Of the measured time; below, a counter that moved is a warning and no doubt."""
 
+MOVED = 0.1
+"""Change of the SM clock within a window of some 10 to 500 ms after which its blocks did not meet the same GPU; steps of a
+few percent are how clocks are governed, and hit head and base alike."""
+
 COMPUTED = 0.01
 BUSY = 0.1
 
@@ -36,8 +40,9 @@ def judged(record: Telemetry, *, idle_utilization: float | None, seconds: float)
 
 
 def _slowed(record: Telemetry, seconds: float) -> Iterator[str]:
-    seen = [name for name in SLOWED if any(name in (sample.clock_reasons or ()) for sample in record.samples)]
-    thermal = record.violation_seconds.get("thermal", 0.0)
+    counted = [sample for sample in record.samples if sample.moment != "set-aside"]
+    seen = [name for name in SLOWED if any(name in (sample.clock_reasons or ()) for sample in counted)]
+    thermal = record.violation_seconds.get("thermal", 0.0) - record.set_aside_thermal_seconds
     if not seen and thermal <= THERMAL_SHARE * seconds:
         return
     temperatures = [sample.temperature_c for sample in record.samples if sample.temperature_c is not None]
@@ -76,7 +81,13 @@ def _warnings(record: Telemetry, seconds: float) -> Iterator[str]:
             f"The GPU held its clocks down to stay within its power limit{f' of {limit:g} W' if limit else ''}: the same "
             "engine is faster where the limit is higher, and a change of power draw is a change of speed here."
         )
-    thermal = record.violation_seconds.get("thermal", 0.0)
+    if record.set_aside:
+        windows = "1 timed window" if record.set_aside == 1 else f"{record.set_aside} timed windows"
+        yield (
+            f"The GPU held its clocks down, or changed them by more than {MOVED:.0%}, in {windows}: they do not count and "
+            "were measured again. Lock its clocks (`nvidia-smi --lock-gpu-clocks`) or improve its cooling."
+        )
+    thermal = record.violation_seconds.get("thermal", 0.0) - record.set_aside_thermal_seconds
     if 0 < thermal <= THERMAL_SHARE * seconds:
         yield f"The GPU held its clocks down for heat for {1000 * thermal:.3g} ms: improve its cooling."
     if record.gpu.get("ecc_uncorrected"):

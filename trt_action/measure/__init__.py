@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trt_action.measure.baseline import speedup
     from trt_action.measure.cpus import usable_cpus
-    from trt_action.measure.duet import Plan, compare, recompute
+    from trt_action.measure.duet import FREE_LOADING, Plan, compare, recompute
     from trt_action.measure.latency import latencies
     from trt_action.measure.passes import first_load, throughput
     from trt_action.measure.sides import open_unit
 
 __all__ = [
+    "FREE_LOADING",
     "Plan",
     "compare",
     "first_load",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FREE_LOADING": "duet",
     "Plan": "duet",
     "compare": "duet",
     "first_load": "passes",

@@ -5,6 +5,7 @@ Knows no backend: what runs a block and what tells the time are passed in.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from trt_action.measure.pairs import from_series
 from trt_action.measure.recorder import Recorder
 from trt_action.measure.stopwatch import Stopwatch
 from trt_action.measure.verdict import Rule
+from trt_action.measure.windows import Windows
 from trt_action.process import Progress
 
 
@@ -65,14 +67,15 @@ OpenUnit = Callable[[int], AbstractContextManager[UnitSides]]
 class Plan:
     """What is asked of a comparison (docs/method.md has the reason for every default).
 
-    Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset. A unit is a
-    fresh set of processes; it is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes
+    Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset. Of
+    `max_seconds`, loading engines takes only what is above `free_loading` seconds. A unit is a fresh set of processes; it is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes
     after `units` units, then one every `look_every` pairs; units after the first look are twice as long. `kept`: iterations
     of a block after its first, None: as many as `BLOCK_SECONDS` take. `of`: what an iteration is; of requests, `Block.cpu_ns`
     is their time to first text.
     """
 
     max_seconds: float = 60.0
+    free_loading: float = 0.0
     margin: float = 0.005
     tolerance: float = 0.02
     limit: float | None = None
@@ -97,6 +100,10 @@ MAX_BLOCK_ITERATIONS = 65
 MAX_SERIES_VALUES = 1_000_000
 """Recorded iterations of all sides together: about 4 MB in the evidence."""
 
+FREE_LOADING = 2.0
+"""`Plan.free_loading` on a GPU, times `max_seconds`: engines load so slowly there that else too few sets of processes would
+be seen for any answer (docs/gpu.md)."""
+
 PROBE_ITERATIONS = 5
 MAX_PAIRS = 100_000
 
@@ -106,7 +113,12 @@ class _Stopped(Exception):  # noqa: N818 - ends the measuring, is no failure of 
 
 
 def compare(
-    open_unit: OpenUnit, plan: Plan, *, clock: Callable[[], float] = time.monotonic, progress: Progress | None = None
+    open_unit: OpenUnit,
+    plan: Plan,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    progress: Progress | None = None,
+    windows: Windows | None = None,
 ) -> Comparison:
     """Measure head and base in interleaved blocks until the verdict is clear or the time is over.
 
@@ -117,11 +129,12 @@ def compare(
         open_unit: opens the processes of unit 0, 1, …
         clock: seconds; need not be monotonic.
         progress: called at every look.
+        windows: told and asked around every round; one that it wants again is counted, but not recorded.
 
     Raises:
         TrtActionError: a unit could not be opened for another reason than a crash (e.g. the engine does not load).
     """
-    duet = _Duet(plan, clock, progress)
+    duet = _Duet(plan, clock, progress, windows)
     stopped = ""
     try:
         duet.measure(open_unit)
@@ -158,10 +171,13 @@ def recompute(comparison: Comparison) -> Comparison:
 class _Duet:
     """One comparison in progress."""
 
-    def __init__(self, plan: Plan, clock: Callable[[], float], progress: Progress | None) -> None:
+    def __init__(
+        self, plan: Plan, clock: Callable[[], float], progress: Progress | None, windows: Windows | None
+    ) -> None:
         self.plan = plan
-        self.watch = Stopwatch(clock)
+        self.watch = Stopwatch(clock, free=plan.free_loading)
         self.progress = progress
+        self.windows = windows
         self.coin = np.random.Generator(np.random.PCG64(plan.seed))
         self.recorder = Recorder()
         self.answered = False
@@ -169,7 +185,9 @@ class _Duet:
     def measure(self, open_unit: OpenUnit) -> None:
         unit = 0
         while not self.done():
-            with open_unit(unit) as sides:
+            with contextlib.ExitStack() as stack:
+                with self.watch.loading():
+                    sides = stack.enter_context(open_unit(unit))
                 self.measure_unit(unit, sides)
             unit += 1
             if unit >= self.plan.units and not self.done():
@@ -180,17 +198,18 @@ class _Duet:
         plan = self.plan
         first_units = unit < plan.units
         ends = plan.max_seconds * (unit + 1) / plan.units if first_units else plan.max_seconds
-        if self.watch.elapsed() >= plan.max_seconds:
+        if self.watch.counted() >= plan.max_seconds:
             return
         self.recorder.start_unit(unit, self.choose_kept(sides))
         for load in range(plan.reloads + 1):
             if load:
-                self.reload(sides)
-            for _ in range(plan.pairs_per_load * (1 if first_units else 2)):
-                if self.done() or self.watch.elapsed() >= ends:
+                with self.watch.loading():
+                    self.reload(sides)
+            wanted = len(self.recorder) + plan.pairs_per_load * (1 if first_units else 2)
+            while len(self.recorder) < wanted:
+                if self.done() or self.watch.counted() >= ends:
                     return
-                self.pair(sides)
-                if not first_units and len(self.recorder) % plan.look_every == 0:
+                if self.pair(sides) and not first_units and len(self.recorder) % plan.look_every == 0:
                     self.look()
 
     def choose_kept(self, sides: UnitSides) -> int:
@@ -227,8 +246,9 @@ class _Duet:
                 ) from error
         self.recorder.reloads[-1] += 1
 
-    def pair(self, sides: UnitSides) -> None:
-        """One block of every side, in random order: each side then follows each other side equally often.
+    def pair(self, sides: UnitSides) -> bool:
+        """One block of every side, in random order: each side then follows each other side equally often. False if the
+        round was set aside.
 
         With blocks of its own for the noise floor, base would run more often than head and find warmer caches: that
         alone made base look 0.6 % faster than an identical head of 3.7 MB (docs/method.md).
@@ -238,7 +258,12 @@ class _Duet:
             runners["second base"] = sides.floor
         order = [list(runners)[i] for i in self.coin.permutation(len(runners))]
         iterations = self.recorder.kept[-1] + 1
+        if self.windows is not None:
+            self.windows.begin()
         blocks = {name: self.block(name, runners[name], iterations) for name in order}
+        if self.windows is not None and self.windows.again():
+            self.recorder.set_aside[-1] += 1
+            return False
         head, base = blocks["head"], blocks["base"]
         head_first = order.index("head") < order.index("base")
         self.recorder.add(head.wall_ns[1:], base.wall_ns[1:], head.cpu_ns, base.cpu_ns, head_first=head_first)
@@ -249,6 +274,7 @@ class _Duet:
                 f"The clock of this host ran backwards or stood still in {self.recorder.unusable} blocks: its times "
                 "cannot be trusted. Run on another host, or check its clock source."
             )
+        return True
 
     def block(self, name: str, runner: Runner, iterations: int) -> Block:
         try:
@@ -261,14 +287,14 @@ class _Duet:
         return block
 
     def done(self) -> bool:
-        over = self.watch.elapsed() >= self.plan.max_seconds
+        over = self.watch.counted() >= self.plan.max_seconds
         return self.answered or over or len(self.recorder) >= MAX_PAIRS
 
     def look(self) -> None:
         sample = self.recorder.sample()
         self.answered = verdict.answer(sample, self.plan.rule, final=False).complete
         if self.progress is not None:
-            share = min(1.0, self.watch.elapsed() / self.plan.max_seconds)
+            share = min(1.0, self.watch.counted() / self.plan.max_seconds)
             text = f"{len(self.recorder)} pairs, head/base {differences_text(sample.typical.d)}"
             self.progress(text, 1.0 if self.answered else share)
 

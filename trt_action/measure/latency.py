@@ -19,6 +19,7 @@ from trt_action.measure.device_latency import device_latency
 from trt_action.measure.series import pack
 from trt_action.measure.sides import Warmup, Worker, ready
 from trt_action.measure.stats import percentile, percentile_interval
+from trt_action.measure.windows import Windows
 from trt_action.process import Progress
 
 MIN_ITERATIONS = 10
@@ -49,6 +50,7 @@ def latencies(
     seconds: float,
     cpus: frozenset[int] | None = None,
     progress: Progress | None = None,
+    windows: Windows | None = None,
 ) -> dict[str, Latency]:
     """Latency of every side, measured in turns of 0.5 s in one fresh process each.
 
@@ -58,6 +60,7 @@ def latencies(
         seconds: timed seconds per side; at least 10 iterations are timed, however long they take.
         cpus: what every process is pinned to.
         progress: called with a text and the finished share.
+        windows: told and asked around every turn; one that it wants again is counted, and its samples are not.
 
     Raises:
         MeasureError: a worker died, hung, its clock stood still, or its outputs turned NaN; the label is named.
@@ -76,7 +79,7 @@ def latencies(
         while any(not one.finished(seconds) for one in passes.values()):
             for label, one in passes.items():
                 if not one.finished(seconds):
-                    one.take_slice(seconds)
+                    one.take_slice(seconds, windows)
                 if progress is not None:
                     done = sum(min(each.seconds / seconds, 1.0) for each in passes.values() if seconds)
                     progress(f"latency of {label}", done / len(passes))
@@ -98,16 +101,22 @@ class _Pass:
     samples: list[int] = field(default_factory=list)
     seconds: float = 0.0
     rewarmed: int = 0
+    set_aside: int = 0
 
     def finished(self, seconds: float) -> bool:
         return self.seconds >= seconds and len(self.samples) >= MIN_ITERATIONS
 
-    def take_slice(self, seconds: float) -> None:
+    def take_slice(self, seconds: float, windows: Windows | None) -> None:
         left = max(seconds - self.seconds, 0.0)
         length = left if left < 1.5 * SLICE else SLICE
+        if windows is not None:
+            windows.begin()
         answer = self.worker.ask(
             "loop", seconds=length, min_iterations=ITERATIONS_PER_SLICE, rewarm_ns=int(REWARM * 1e9)
         )
+        if windows is not None and windows.again():
+            self.set_aside += 1
+            return
         self.samples += answer["wall_ns"]
         self.seconds += answer["seconds"]
         self.rewarmed += answer["rewarmed"]
@@ -137,7 +146,7 @@ class _Pass:
             warmup_stable=self.warmup.stable,
             notes=notes,
             device=self.device,
-        )
+        ).model_copy(update={"set_aside": self.set_aside})
 
 
 def summarize(

@@ -23,6 +23,8 @@ class Recorder:
     def __init__(self) -> None:
         self.kept: list[int] = []
         self.reloads: list[int] = []
+        self.set_aside: list[int] = []
+        """Rounds by unit that were measured and not recorded (measure/windows.py)."""
         self.unusable = 0
         self._unit: list[int] = []
         self._head_first: list[int] = []
@@ -46,6 +48,7 @@ class Recorder:
             raise ValueError("units are recorded in order")
         self.kept.append(kept)
         self.reloads.append(0)
+        self.set_aside.append(0)
 
     def add(self, head: Sequence[int], base: Sequence[int], head_cpu: int, base_cpu: int, *, head_first: bool) -> None:
         self._unit.append(len(self.kept) - 1)
@@ -68,7 +71,13 @@ class Recorder:
 
     def units(self) -> tuple[Unit, ...]:
         return tuple(
-            Unit(index=i, pairs=self._unit.count(i), reloads=self.reloads[i], block_iterations=kept)
+            Unit(
+                index=i,
+                pairs=self._unit.count(i),
+                reloads=self.reloads[i],
+                block_iterations=kept,
+                set_aside=self.set_aside[i],
+            )
             for i, kept in enumerate(self.kept)
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 
 class Stopwatch:
@@ -11,8 +12,11 @@ class Stopwatch:
     So a time limit holds although the clock jumps back or stands still. `jumps` counts the jumps back.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, free: float = 0.0) -> None:
+        """`free`: seconds of loading that do not count."""
         self._clock = clock
+        self._free = free
+        self._loading = 0.0
         self._last = clock()
         self._elapsed = 0.0
         self._work = 0.0
@@ -29,3 +33,13 @@ class Stopwatch:
         self._elapsed += max(0.0, now - self._last)
         self._last = now
         return max(self._elapsed, self._work)
+
+    def counted(self) -> float:
+        """Elapsed seconds without those of loading that are free."""
+        return self.elapsed() - min(self._loading, self._free)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        begin = self.elapsed()
+        yield
+        self._loading += self.elapsed() - begin

@@ -201,6 +201,8 @@ def _method_lines(c: Comparison, limits: Limits) -> Iterable[str]:
         f"{fmt.plural(len(c.units), 'fresh set')} of {'processes' if c.of == 'inferences' else 'connections'}, "
         f"{fmt.seconds(c.seconds)}, seed {c.seed}."
     )
+    if set_aside := sum(unit.set_aside for unit in c.units):
+        yield f"{fmt.plural(set_aside, 'round')} measured again: the GPU's clocks were held down or moved meanwhile."
     yield (
         f"A change counts when it is surely above the margin of {fmt.percent(c.margin)}; it is noise when surely below "
         f"the tolerance of {fmt.percent(c.tolerance)} (confidence {fmt.percent(c.confidence)})."

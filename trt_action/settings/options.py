@@ -248,7 +248,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("cache-size", "Engine", "5GB", "SIZE", "Oldest engines are dropped above this."),
     *LLM_OPTIONS,
     Option("measure-seconds", "Measuring", "3s", "DURATION", "Length of the latency pass of each side."),
-    Option("max-seconds", "Measuring", "60s", "DURATION", "Time limit of the comparison of head and base."),
+    Option(
+        "max-seconds",
+        "Measuring",
+        "60s",
+        "DURATION",
+        "Time limit of the comparison of head and base. On a GPU without the loading of engines, which may take twice as long.",
+    ),
     Option("margin", "Measuring", "0.5%", "PERCENT", "Smallest change of p50 that is called a change."),
     Option(
         "tolerance",
