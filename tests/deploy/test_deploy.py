@@ -135,6 +135,32 @@ def test_the_clusters_own_deadline(k8s: Kubernetes, put: Put, cluster: Cluster, 
     assert image_of(k8s) == OLD
 
 
+def test_its_deadline_is_not_taken_for_that_of_the_way_back(
+    k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]
+) -> None:
+    """With one replica nothing moves until the broken pod is gone: the condition of before is still there."""
+    put(progressDeadlineSeconds=1, replicas=1)
+    k8s.controllers.ends = 50
+    k8s.images[NEW] = Image("unready")
+    with pytest.raises(DeployError, match="ProgressDeadlineExceeded") as caught:
+        deploying.deploy(cluster, facts(), order(log))
+    assert "It is rolled out again." in caught.value.why
+
+
+def test_a_rollback_after_the_deadline(k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]) -> None:
+    put(progressDeadlineSeconds=1, replicas=1)
+    k8s.controllers.ends = 50
+    deploying.deploy(cluster, facts(OTHER), order(log))
+    k8s.images[NEW] = Image("unready")
+    stuck = k8s.get("deployments", "detector")
+    patched = {"image": NEW, "previous-image": OTHER, "previous-digest": OTHER.partition("@")[2]}
+    stuck["metadata"]["annotations"] |= {PREFIX + key: value for key, value in patched.items()}
+    stuck["spec"]["template"]["spec"]["containers"][0]["image"] = NEW
+    k8s.store.put("deployments", stuck)
+    k8s.wait(lambda: "ProgressDeadlineExceeded" in str(k8s.get("deployments", "detector")["status"]))
+    assert deploying.rollback(cluster, order(log)).image == OTHER
+
+
 def test_a_tag_of_before_is_recorded_with_its_digest(
     k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]
 ) -> None:

@@ -46,28 +46,38 @@ def check(workload: Workload, found: Json) -> None:
         )
 
 
-def state(workload: Workload, found: Json, pods: Sequence[Pod], image: str) -> State:
-    """How far the rollout of `image` is."""
+def condition(found: Json) -> Json:
+    """What the cluster says of a Deployment's progress."""
+    return _condition(found, "Progressing")
+
+
+def state(workload: Workload, found: Json, pods: Sequence[Pod], image: str, outdated: Json | None = None) -> State:
+    """How far the rollout of `image` is.
+
+    Args:
+        outdated: the `condition` from before the change. Kubernetes keeps `ProgressDeadlineExceeded` until a pod comes
+            or goes (`DeploymentTimedOut`, pkg/controller/deployment/util): on the way back it is the last rollout's.
+    """
     generation = found.get("metadata", {}).get("generation", 0)
     status = found.get("status", {})
     if status.get("observedGeneration", 0 if workload.kind.builtin else generation) < generation:
         return State(False, "the cluster has not seen the change yet")
     if workload.kind is DEPLOYMENT:
-        return _deployment(found)
+        return _deployment(found, outdated)
     if workload.kind is STATEFUL_SET:
         return _stateful_set(found)
     return _inference_service(found, pods, image)
 
 
-def _deployment(found: Json) -> State:
+def _deployment(found: Json, outdated: Json | None) -> State:
     status = found.get("status", {})
     wanted = found.get("spec", {}).get("replicas", 1)
     updated, every = status.get("updatedReplicas", 0), status.get("replicas", 0)
     available = status.get("availableReplicas", 0)
     text = f"{updated} of {wanted} pods updated, {available} available"
     share = min(updated, available) / wanted if wanted else None
-    condition = _condition(found, "Progressing")
-    if condition.get("reason") == "ProgressDeadlineExceeded":
+    said = condition(found)
+    if said.get("reason") == "ProgressDeadlineExceeded" and said != outdated:
         return State(False, text, share, "the cluster gave up (ProgressDeadlineExceeded)")
     if updated < wanted:
         return State(False, text, share)

@@ -74,6 +74,8 @@ class Rollout:
     log: Callable[[str], None] = lambda _: None
     sent: bool = False
     """Whether a change was sent: from then on the cluster may have it, answer or not."""
+    outdated: Json | None = None
+    """What the cluster said of its progress before the change (`progress.condition`)."""
 
     def put(self, found: Json, changes: Callable[[Json], Mapping[str, str | None]], *, dry_run: bool = False) -> Json:
         """Set the image and the annotations that `changes` makes of the object; read again where somebody else has
@@ -85,7 +87,7 @@ class Rollout:
         for _ in range(CONFLICTS):
             spot = workload.find(self.target, found, self.container)
             change = workload.patch(self.target, found, spot, self.image, changes(found))
-            self.sent = not dry_run
+            self.sent, self.outdated = not dry_run, progress.condition(found)
             try:
                 answer = self.cluster.patch(self.target.path, change, dry_run=dry_run)
             except DeployError as error:
@@ -125,7 +127,7 @@ class Rollout:
             found, listed = self.look()
             if foreign := self.taken(found):
                 return foreign
-            state = progress.state(self.target, found, listed, self.image)
+            state = progress.state(self.target, found, listed, self.image, self.outdated)
             self.show(_told(state, [pod for pod in listed if pod.has(self.image)]), state.share)
             if state.done:
                 return None
@@ -175,6 +177,7 @@ class Rollout:
                     return f"{self.target} is at {quote(before.image)}, as before."
                 return f"{self.target} was left alone: somebody else has set it to {quote(spot.image)} meanwhile."
             change = workload.patch(self.target, found, spot, before.image, before.annotations)
+            self.outdated = progress.condition(found)
             try:
                 self.cluster.patch(self.target.path, change)
             except DeployError as error:
@@ -206,6 +209,7 @@ class Rollout:
             DeployError: as `follow`.
         """
         back = Rollout(self.cluster, self.target, self.container, before.image, self.limits, self.show, self.log)
+        back.outdated = self.outdated
         return back.follow(max(self.limits.timeout, 60.0))
 
     def _wait(self, found: Json, seconds: float) -> None:

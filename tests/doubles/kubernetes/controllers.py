@@ -6,12 +6,13 @@ Kubernetes' documentation; KServe's are those of its RawDeployment mode.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from tests.doubles.kubernetes.store import Json, Store, now
 
@@ -40,9 +41,12 @@ class Controllers:
     logs: dict[str, str] = field(default_factory=dict)
     deadline: float = 600.0
     """Seconds without progress, if a Deployment does not say."""
+    ends: int = 0
+    """Ticks that a pod takes to end."""
     paused: bool = False
     _ages: dict[str, int] = field(default_factory=dict)
-    _progress: dict[str, tuple[Any, float]] = field(default_factory=dict)
+    _endings: dict[str, int] = field(default_factory=dict)
+    _progress: dict[str, tuple[set[str], tuple[int, int, int], str, float]] = field(default_factory=dict)
     _names: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     broken: list[str] = field(default_factory=list)
@@ -76,6 +80,9 @@ class Controllers:
     def _kubelet(self, pod: Json) -> None:
         name = pod["metadata"]["name"]
         if "deletionTimestamp" in pod["metadata"]:
+            self._endings[name] = self._endings.get(name, 0) + 1
+            if self._endings[name] <= self.ends:
+                return
             self.store.delete("pods", pod["metadata"]["namespace"], name)
             return
         age = self._ages[name] = self._ages.get(name, 0) + 1
@@ -219,14 +226,7 @@ class Controllers:
             "unavailableReplicas": max(0, wanted - ready),
         }
         complete = len(fresh) == wanted == len(pods) and all(_ready(pod) for pod in fresh)
-        state = (one["metadata"]["generation"], len(fresh), ready, len(pods))
-        key = one["metadata"]["uid"]
-        before, since = self._progress.get(key, (None, 0.0))
-        if state != before:
-            since = time.monotonic()
-            self._progress[key] = (state, since)
-        late = time.monotonic() - since > one["spec"].get("progressDeadlineSeconds", self.deadline)
-        reason = "NewReplicaSetAvailable" if complete else "ProgressDeadlineExceeded" if late else "ReplicaSetUpdated"
+        reason, since = self._progressing(one, digest, (len(fresh), len(fresh) - len(pods), ready), complete=complete)
         stuck = reason == "ProgressDeadlineExceeded"
         available = ready >= wanted
         status["conditions"] = [
@@ -235,10 +235,34 @@ class Controllers:
                 "status": "True" if available else "False",
                 "reason": "MinimumReplicasAvailable" if available else "MinimumReplicasUnavailable",
             },
-            {"type": "Progressing", "status": "False" if stuck else "True", "reason": reason},
+            {
+                "type": "Progressing",
+                "status": "False" if stuck else "True",
+                "reason": reason,
+                "lastUpdateTime": datetime.datetime.fromtimestamp(since, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            },
         ]
         one["status"] = status
         self.store.put("deployments", one)
+
+    def _progressing(
+        self, one: Json, digest: str, counts: tuple[int, int, int], *, complete: bool
+    ) -> tuple[str, float]:
+        """(reason, since). As Kubernetes' controller: a new ReplicaSet, more new, fewer old or more ready pods are
+        progress. `ProgressDeadlineExceeded` stays until there is some, also over a change to a ReplicaSet of before."""
+        key, now = one["metadata"]["uid"], time.time()
+        known, before, reason, since = self._progress.get(key, (set[str](), (0, 0, 0), "", now))
+        if complete:
+            new = "NewReplicaSetAvailable"
+        elif digest not in known or any(is_now > was for is_now, was in zip(counts, before, strict=True)):
+            new, since = "ReplicaSetUpdated", now
+        elif reason == "ReplicaSetUpdated" and now - since > one["spec"].get("progressDeadlineSeconds", self.deadline):
+            new = "ProgressDeadlineExceeded"
+        else:
+            new = reason
+        since = since if new == reason else now
+        self._progress[key] = (known | {digest}, counts, new, since)
+        return new, since
 
     # StatefulSets
 

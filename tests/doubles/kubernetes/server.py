@@ -196,10 +196,9 @@ class Kubernetes:
         if who.rules is None:
             return True
         resource = found["resource"] + (f"/{found['sub']}" if found["sub"] else "")
-        named = found["name"] or dict(
+        name = found["name"] or dict(  # of a proxy with its port: `detector:8000`, as a real server has it
             part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if "=" in part
         ).get("metadata.name")
-        name = named.partition(":")[0] if named else None
         return any(
             (found["group"] or "") in rule["apiGroups"]
             and resource in rule["resources"]
