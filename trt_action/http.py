@@ -117,8 +117,11 @@ def lost(error: requests.RequestException) -> Lost:
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port: who gets what is sent to `url`."""
-    parts = urlsplit(url)
+    """Scheme, host and port: who gets what is sent to `url`. Without host where it is no address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", None, None
     try:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:

@@ -240,6 +240,14 @@ def test_an_address_and_a_token(k8s: Kubernetes) -> None:
         asks(access.find(Asked(server=k8s.url, token=SecretStr("x"), ca=k8s.ca.read_bytes()), {}))
 
 
+@pytest.mark.parametrize(
+    "server", ["http://cluster.example", "ftp://x", "https://", "https://[::1", "https://x:99999", "x"]
+)
+def test_what_is_no_address_of_a_cluster(server: str) -> None:
+    with pytest.raises(SettingsError, match="is no https address of a cluster"):
+        access.find(Asked(server=server, token=SecretStr("x")), {})
+
+
 def test_a_server_that_is_no_cluster(tmp_path: Path) -> None:
     found = access.find(Asked(server="http://127.0.0.1:9", token=SecretStr("x")), {})
     with pytest.raises(DeployError) as caught:

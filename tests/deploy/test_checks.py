@@ -47,7 +47,7 @@ def put_back(k8s: Kubernetes) -> bool:
     return "trt-action.github.io/image" not in k8s.get("deployments", "detector")["metadata"]["annotations"]
 
 
-@pytest.mark.parametrize(("text", "asked"), [("pods", r"detector-\w+-\w+:8000"), ("pods:9000", r"detector-\w+-\w+:9000"), ("service/detector:http", "detector:http")])  # fmt: skip
+@pytest.mark.parametrize(("text", "asked"), [("pods", r"detector-\w+-\w+:8000"), ("pods:9000", r"detector-\w+-\w+:9000"), ("service/detector:8000", "detector:8000")])  # fmt: skip
 def test_ready(text: str, asked: str, k8s: Kubernetes, deploy: Deploy) -> None:
     names: list[str] = []
     k8s.health = lambda name: 200 if not names.append(name) and len(names) > 2 else 503  # type: ignore[func-returns-value]
@@ -72,7 +72,10 @@ def test_an_address(numbers: doubles.Prometheus, deploy: Deploy, session: reques
         deploy(Checks(Health.parse(f"{numbers.url}/elsewhere"), session=session, health_seconds=0.1))
 
 
-@pytest.mark.parametrize("text", ["", "pod", "service/x", "service/X:80", "ftp://x", "pods:123456", "https://"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "pod", "service/x", "service/X:80", "ftp://x", "pods:123456", "https://", "https://[::1", "https://x:99999"],
+)
 def test_nobody_to_ask(text: str) -> None:
     with pytest.raises(SettingsError):
         Health.parse(text)

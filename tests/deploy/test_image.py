@@ -168,7 +168,7 @@ def test_the_registrys_flags_are_not_the_clusters(tmp_path: Path, monkeypatch: p
         (("--workload", "daemonset/x"), 2, "no `KIND/NAME`"),
         ((*WHERE, "--max-p99", "50ms"), 2, "prometheus-url"),
         ((*WHERE, "--prometheus-url", "https://x"), 2, "max-p99"),
-        ((*WHERE, "--timeout", "soon"), 2, "deploy-timeout"),
+        ((*WHERE, "--timeout", "soon"), 2, "`--timeout`"),
         ((*WHERE, "--health", "x"), 2, "`health`"),
         ((*WHERE, "--context", "none"), 2, "no context"),
         (("--workload", "deployment/none"), 17, "no such object"),
@@ -186,3 +186,30 @@ def test_what_the_command_line_refuses(
     assert cli.main(["deploy", f"{published.name}@{published.digest}", *arguments]) == code
     assert words in capsys.readouterr().err
     assert not any(one.method == "PATCH" for one in k8s.seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--timeout", "x"), "`--timeout` is `x`, which is not a number with a unit"),
+        (("--max-p99", "5ms"), "`--max-p99` has no effect without `--prometheus-url`"),
+        (("--max-error-rate", "1%"), "`--max-error-rate` has no effect without `--prometheus-url`"),
+        (("--prometheus-url", "https://x"), "without `--max-p99` or `--max-error-rate`"),
+        (("--workload", "pod/detector"), "no `KIND/NAME` of a workload"),
+        (("--kubeconfig", "/not/there"), "does not exist"),
+    ],
+)
+def test_bad_settings_are_told_by_the_flags_name_and_before_anybody_is_asked(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The registry's port is closed: waiting for it would take a minute."""
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(
+        "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], "
+        "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:9'}}], users: [{name: u, user: {token: t}}]}"
+    )
+    given = ("deploy", f"127.0.0.1:9/a/b@sha256:{'a' * 64}", *WHERE, "--kubeconfig", str(kubeconfig), *arguments)
+    assert cli.main(list(given)) == SettingsError.exit_code
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    assert "no connection" not in said

@@ -17,9 +17,11 @@ from trt_action.settings.deploy_options import PREFIX
 from trt_action.settings.options import ACTION_BY_NAME
 
 if TYPE_CHECKING:
+    from trt_action.deploy.access import Access
     from trt_action.deploy.cluster import Cluster
     from trt_action.deploy.deploying import Deployed, Order
     from trt_action.deploy.wanted import Wanted
+    from trt_action.deploy.workload import Workload
 
 TARGET = ("namespace", "container", "timeout")
 CHECKS = (
@@ -80,7 +82,7 @@ def wanted(arguments: argparse.Namespace) -> Wanted:
         value = _given(arguments, flag) if flag in FLAGS else None
         return str(value).lower() if isinstance(value, bool) else str(value or "")
 
-    found = asked.read(text)
+    found = asked.read(text, lambda name: f"--{name}")
     ca = Path(arguments.cluster_ca) if arguments.cluster_ca else None
     connection = replace(
         found.connection,
@@ -94,20 +96,30 @@ def wanted(arguments: argparse.Namespace) -> Wanted:
     return replace(found, connection=connection)
 
 
-@contextlib.contextmanager
-def opened(asked: Wanted) -> Iterator[tuple[Cluster, Order]]:
-    """A client of the cluster, and what is asked of it; progress goes to stderr.
+def place(asked: Wanted) -> tuple[Access, Workload]:
+    """The cluster and the workload in it: what can be wrong with them shows before anything is asked for.
 
     Raises:
-        SettingsError: the connection cannot be made of what is given.
+        SettingsError: no cluster, or no workload, can be made of what is given.
     """
-    from trt_action.console import console
-    from trt_action.deploy import access, cluster, wanted
-    from trt_action.deploy.deploying import Order
+    from trt_action.deploy import access
     from trt_action.deploy.workload import Workload
 
     found = access.find(asked.connection, os.environ)
-    target = Workload.parse(str(asked.workload), asked.namespace or found.namespace or "default")
+    return found, Workload.parse(str(asked.workload), asked.namespace or found.namespace or "default")
+
+
+@contextlib.contextmanager
+def opened(asked: Wanted, found: Access, target: Workload) -> Iterator[tuple[Cluster, Order]]:
+    """A client of the cluster, and what is asked of it; progress goes to stderr.
+
+    Raises:
+        SettingsError: the login or the certificates cannot be used.
+    """
+    from trt_action.console import console
+    from trt_action.deploy import cluster, wanted
+    from trt_action.deploy.deploying import Order
+
     talk = console(sys.stderr)
     with cluster.opened(found, talk.note) as client, talk.stage("deploy", f"{target} in {target.namespace}") as show:
         yield (
@@ -140,7 +152,7 @@ def tell(arguments: argparse.Namespace, done: Deployed) -> int:
     }
     print(clean(f"{done.target}  {words[done.done]}: {done.image}  ({done.seconds:.1f} s)"))
     for name, before, after in done.changes:
-        print(clean(f"  {name}: {before or '(none)'} -> {after or '(none)'}"))
+        print("  " + clean(f"{name}: {before or '(none)'} -> {after or '(none)'}"))
     return 0
 
 

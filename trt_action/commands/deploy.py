@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     asked = images.reference(arguments.image)
     wanted = cluster.wanted(arguments)
+    where = cluster.place(wanted)
     import requests
 
     from trt_action.deploy import deploying, image
@@ -32,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
         checks = wanted.checks(session)
         resolved = image.resolve(registry, asked)
         known = image.known(registry, resolved, key, images.note)
-        with cluster.opened(wanted) as (client, order):
+        with cluster.opened(wanted, *where) as (client, order):
             order = replace(order, checks=checks, confirm=lambda: image.confirm(registry, asked, resolved))
             done = deploying.deploy(client, known, order)
     return cluster.tell(arguments, done)

@@ -26,6 +26,6 @@ def _run(arguments: argparse.Namespace) -> int:
         raise errors.SettingsError(
             f"`{arguments.to[:200]}` is no digest.", fix="Write `sha256:` and 64 hexadecimal digits."
         )
-    with cluster.opened(wanted) as (client, order):
+    with cluster.opened(wanted, *cluster.place(wanted)) as (client, order):
         done = deploying.rollback(client, order, arguments.to)
     return cluster.tell(arguments, done)

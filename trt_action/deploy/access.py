@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from trt_action import http
 from trt_action.errors import SettingsError
 from trt_action.inputs import open_regular, quote
 from trt_action.publish.reference import is_loopback
@@ -53,9 +53,9 @@ class Access:
     impersonate: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.server)
-        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
-        if not parts.hostname or (parts.scheme != "https" and not local):
+        scheme, host, port = http.origin(self.server)
+        local = scheme == "http" and is_loopback(host or "")
+        if not host or not port or (scheme != "https" and not local):
             raise SettingsError(
                 f"{quote(self.server)} ({self.origin}) is no https address of a cluster.",
                 why="Without TLS everybody on the way could read the token; plain http is for this machine alone.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import requests
 
-from trt_action import __version__
+from trt_action import __version__, http
 from trt_action.deploy import progress, prometheus
 from trt_action.deploy.pods import Pod
 from trt_action.deploy.prometheus import Prometheus
@@ -52,7 +52,8 @@ class Health:
             return cls(port=found[1] or str(PORT))
         if found := _SERVICE.fullmatch(text):
             return cls(service=found[1], port=found[3])
-        if text.startswith(("https://", "http://")) and len(text) > len("https://"):
+        scheme, host, port = http.origin(text)
+        if scheme in ("https", "http") and host and port:
             return cls(url=text)
         raise SettingsError(
             f"`health` is {quote(text)}, which nobody can be asked at.",

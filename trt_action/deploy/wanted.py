@@ -78,23 +78,38 @@ class Wanted:
         return Checks(self.health, self.rules, server, session)
 
 
-def read(text: Callable[[str], str]) -> Wanted:
+@dataclass(frozen=True)
+class _Given:
+    """The text of an option by its name without `deploy-`, empty if it was not given.
+
+    Args:
+        spelled: the name as people write it at the door that they came through.
+    """
+
+    text: Callable[[str], str]
+    spelled: Callable[[str], str]
+
+    def __call__(self, name: str) -> str:
+        return self.text(PREFIX + name).strip()
+
+
+def read(text: Callable[[str], str], spelled: Callable[[str], str] = lambda name: PREFIX + name) -> Wanted:
     """What is asked; `text` gives an option's text by name (`deploy-…`), empty if it was not given.
+
+    Args:
+        spelled: how people write an option, by its name without `deploy-`; default: as an input of the action.
 
     Raises:
         SettingsError: a value that the option cannot take, or options that do not go together.
     """
-
-    def given(name: str) -> str:
-        return text(PREFIX + name).strip()
-
+    given = _Given(text, spelled)
     rules, url = _rules(given), given("prometheus-url")
     if bool(rules) != bool(url):
-        there, missing = (
-            ("prometheus-url", "max-p99` or `deploy-max-error-rate") if url else ("max-p99", "prometheus-url")
-        )
+        limits = ["max-p99", "max-error-rate"]
+        there = ["prometheus-url"] if url else [name for name in limits if given(name)]
+        missing = limits if url else ["prometheus-url"]
         raise SettingsError(
-            f"`deploy-{there if url or given('max-p99') else 'max-error-rate'}` has no effect without `deploy-{missing}`.",
+            f"`{spelled(there[0])}` has no effect without {' or '.join(f'`{spelled(name)}`' for name in missing)}.",
             fix="Say both: who knows the numbers, and what they may be.",
         )
     token = _secret(text, "token")
@@ -125,13 +140,13 @@ def read(text: Callable[[str], str]) -> Wanted:
     )
     if not wanted.workload and (wanted.health or wanted.rules):
         raise SettingsError(
-            "`deploy-health` and `deploy-prometheus-url` have no effect without `deploy-workload`.",
-            fix="Name the workload, e.g. `deploy-workload: deployment/detector`.",
+            f"`{spelled('health' if wanted.health else 'prometheus-url')}` has no effect without `{spelled('workload')}`.",
+            fix="Name the workload, e.g. `deployment/detector`.",
         )
     return wanted
 
 
-def _rules(given: Callable[[str], str]) -> Rules | None:
+def _rules(given: _Given) -> Rules | None:
     if not given("max-p99") and not given("max-error-rate"):
         return None
     return Rules(
@@ -144,13 +159,16 @@ def _rules(given: Callable[[str], str]) -> Rules | None:
     )
 
 
-def _bump(given: Callable[[str], str]) -> Bump | None:
+def _bump(given: _Given) -> Bump | None:
     paths, digests, entries = (
         tuple(_lines(given(name))) for name in ("bump-path", "bump-digest-path", "bump-kustomize")
     )
     if not given("bump-file"):
         if paths or digests or entries:
-            raise SettingsError("`deploy-bump-path` has no effect without `deploy-bump-file`.", fix="Name the file.")
+            there = "bump-path" if paths else "bump-digest-path" if digests else "bump-kustomize"
+            raise SettingsError(
+                f"`{given.spelled(there)}` has no effect without `{given.spelled('bump-file')}`.", fix="Name the file."
+            )
         return None
     if not (paths or digests or entries):
         raise SettingsError(
@@ -188,30 +206,32 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _choice(name: str, given: Callable[[str], str]) -> str:
+def _choice(name: str, given: _Given) -> str:
     row = ACTION_BY_NAME[PREFIX + name]
     value = given(name) or str(row.default)
     if value not in row.choices:
         allowed = ", ".join(f"`{one}`" for one in row.choices)
-        raise SettingsError(f"`{row.name}` is {quote(value)}, which is none of its values.", fix=f"Allowed: {allowed}.")
+        raise SettingsError(
+            f"`{given.spelled(name)}` is {quote(value)}, which is none of its values.", fix=f"Allowed: {allowed}."
+        )
     return value
 
 
-def _boolean(name: str, given: Callable[[str], str]) -> bool:
+def _boolean(name: str, given: _Given) -> bool:
     value = given(name)
     if value not in ("", "true", "false"):
-        raise SettingsError(f"`{PREFIX}{name}` is {quote(value)}.", fix="Write exactly `true` or `false`.")
+        raise SettingsError(f"`{given.spelled(name)}` is {quote(value)}.", fix="Write exactly `true` or `false`.")
     return value == "true"
 
 
-def _quantity(name: str, given: Callable[[str], str], parse: Callable[[Any], float]) -> float:
+def _quantity(name: str, given: _Given, parse: Callable[[Any], float]) -> float:
     row = ACTION_BY_NAME[PREFIX + name]
     value = given(name) or str(row.default)
     try:
         return parse(value)
     except BadValueError as error:
         raise SettingsError(
-            f"`{row.name}: {value[:100]}` {error.reason}.",
+            f"`{given.spelled(name)}` is {quote(value)}, which {error.reason}.",
             why=f"Allowed: {error.allowed}.",
             fix=f"Write for example `{error.example}`.",
         ) from None
