@@ -164,14 +164,23 @@ def test_requests_that_fail_are_counted_and_break_a_gate(run: Run, openai: OpenA
 
 def test_what_a_reviewer_reads(run: Run, openai: OpenAI) -> None:
     """Each limit beside the time that it is about, with its statistic; settings that have a meaning."""
-    _, found = run("bench", endpoint=openai.url, requests="20", latency_threshold="ttft p90 < 10s; itl p50 < 10s at 1")
+    _, found = run(
+        "bench",
+        endpoint=openai.url,
+        requests="20",
+        latency_threshold="ttft p50 < 10s; itl p50 < 10s at 1; itl p99 < 1s; e2e p99 < 1s",
+    )
     comment = report.comment([found])
     rows = {line.split(" | ")[0]: line for line in comment.splitlines() if line.startswith("| ")}
-    assert "p90 < 10000 ms |" in rows["| first text, p50 / p99 (2 in flight)"]
+    assert "p50 < 10000 ms |" in rows["| first text, p50 / p99 (2 in flight)"]
     assert "p50 < 10000 ms |" in rows["| between texts, p50 / p99 (1 in flight)"]
-    assert "| between texts, p50 / p99 (2 in flight)" not in rows
+    assert "p99 < 1000 ms |" in rows["| between texts, p50 / p99 (2 in flight)"]
+    assert "| per output token, p50 / p99 (1 in flight)" in rows
     assert {"| `concurrencies`", "| `prompts`", "| `latency-threshold`"} <= set(rows)
     assert "| `cuda-graph`" not in rows
+    assert [gate.reason.split()[-1] for gate in found.gates if gate.status == "inconclusive"] == ["72`.", "368`."]
+    _, found = run("bench", endpoint=openai.url, requests="20")
+    assert "between texts, p50" not in report.comment([found])
 
 
 def test_a_side_that_dies_while_it_is_compared_leaves_no_verdict(run: Run, openai: OpenAI) -> None:

@@ -42,7 +42,9 @@ def _threshold(rule: LatencyRule, head: LlmReport) -> Gate:
     interval = times.intervals.get(rule.statistic)
     observed = words.milliseconds_interval(value, interval, rule.limit_ms)
     if interval is None:
-        needed = samples_for_interval(int(rule.statistic[1:]), times.confidence)
+        asked = int(rule.statistic[1:])
+        enough = samples_for_interval(min(asked, 95) if metric == "itl" else asked, times.confidence)  # as in `of_gaps`
+        needed = max(enough, level.requests + 1)
         reason = f"{level.requests} requests are too few for an interval of {rule.statistic}: set `requests: {needed}`."
         return _gate(rule, shown, observed, limit, "inconclusive", reason)
     sure = f"at {words.percent(times.confidence)} confidence, {where}."
