@@ -39,7 +39,12 @@ class Graph:
         first = self.stored("embed.first", np.array([0]))
         positions = self.add(
             "Slice",
-            [self.random("positions", POSITIONS, HIDDEN), first, self.stored("embed.tokens", np.array([TOKENS]))],
+            [
+                self.random("positions", POSITIONS, HIDDEN),
+                first,
+                self.stored("embed.tokens", np.array([TOKENS])),
+                first,
+            ],
             "embed.positions",
         )
         kind = self.add("Gather", [self.random("types", TYPES, HIDDEN), first], "embed.types")

@@ -38,6 +38,19 @@ def test_without_a_driver_one_clear_sentence() -> None:
     assert "no driver" in caught.value.why or "no GPU" in caught.value.why
 
 
+def test_a_driver_that_is_too_old_is_not_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    from trt_action.engine import cuda_python
+
+    errors = runtime.cudaError_t
+    monkeypatch.setattr(runtime, "cudaGetDeviceCount", lambda: (errors.cudaErrorInsufficientDriver, 0))
+    monkeypatch.setattr(runtime, "cudaDriverGetVersion", lambda: (errors.cudaSuccess, 12_040))
+    with pytest.raises(BackendUnavailableError, match="driver of this host's GPU is too old") as caught:
+        cuda_python.open_device(0)
+    assert caught.value.why == "The driver runs CUDA 12.4 at most."
+    assert "`pip install 'cuda-bindings<13'`" in caught.value.fix
+
+
 def test_errors_of_cuda_are_told_apart() -> None:
     assert isinstance(cuda.failed("f", "cudaErrorMemoryAllocation", "out of memory"), OutOfMemoryError)
     assert isinstance(cuda.failed("f", "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"), OutOfMemoryError)

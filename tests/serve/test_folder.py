@@ -13,7 +13,7 @@ import pytest
 
 from tests.serve.conftest import scale, version
 from trt_action import evidence
-from trt_action.engine import building, cache, kept
+from trt_action.engine import building, cache, devices, kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.building import BuiltEngine
 from trt_action.engine.tensorrt_options import TensorRTOptions
@@ -160,6 +160,22 @@ def test_this_host_is_known(tmp_path: Path) -> None:
     assert host.gpu is None
     assert host.backend_version == read.engine["backend_version"]
     assert guard.check(read, host, refuse=True) == []
+
+
+@pytest.mark.skipif(devices.visible(), reason="what is said without a GPU")
+@pytest.mark.parametrize(("backend", "device"), [("tensorrt-rtx", "cpu"), ("onnxruntime", "cuda:0")])
+def test_an_engine_for_a_gpu_on_a_host_without_one(backend: str, device: str, tmp_path: Path) -> None:
+    """Built on a host without a GPU, an engine of TensorRT for RTX has `device: cpu` in its record: no way out here."""
+    if backend == "tensorrt-rtx":
+        pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    one = served(tmp_path, {}, backend)
+    one = replace(one, loadable=replace(one.loadable, options=RuntimeOptions(device=device)))
+    with pytest.raises(
+        BackendUnavailableError, match=f"engine of {backend} runs on an NVIDIA GPU, and there is none"
+    ) as caught:
+        guard.here(one)
+    assert "`--gpus all`" in caught.value.fix
+    assert "set `device: cpu`" not in caught.value.fix
 
 
 def test_flags_come_from_the_command_line_then_the_environment(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ def no_driver(words: str) -> BackendUnavailableError:
     )
 
 
+def old_driver(library: str, newest: str) -> BackendUnavailableError:
+    """For the bindings: there is a GPU, whose driver is older than what `library` was made for. `newest`: CUDA's version that
+    the driver can run."""
+    return BackendUnavailableError(
+        f"The driver of this host's GPU is too old for {library}.",
+        why=f"The driver runs CUDA {newest} at most.",
+        fix=f"Update the driver (CUDA 13 needs 580 or newer), or install libraries for CUDA {newest.partition('.')[0]}: "
+        f"`pip install 'cuda-bindings<{int(newest.partition('.')[0]) + 1}'`, and builds of TensorRT or ONNX Runtime for it.",
+    )
+
+
 def no_such_gpu(device: int, count: int) -> BackendUnavailableError:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return BackendUnavailableError(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from cuda.bindings import __version__, runtime
 
-from trt_action.engine.cuda import Array, Cuda, Graph, failed, no_driver, no_such_gpu
+from trt_action.engine.cuda import Array, Cuda, Graph, failed, no_driver, no_such_gpu, old_driver
 
 _OK = runtime.cudaError_t.cudaSuccess
 _UP = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -25,8 +25,11 @@ def open_device(device: int) -> Cuda:
     if error != _OK or not count:
         if error == runtime.cudaError_t.cudaErrorNoDevice or error == _OK:
             raise no_driver("CUDA's driver sees no GPU (`CUDA_VISIBLE_DEVICES`, or the container has none).")
-        if runtime.cudaDriverGetVersion()[1] == 0:  # CUDA itself calls that an insufficient version
+        driver = runtime.cudaDriverGetVersion()[1]
+        if driver == 0:  # CUDA itself calls that an insufficient version
             raise no_driver("There is no driver of NVIDIA's here.")
+        if error == runtime.cudaError_t.cudaErrorInsufficientDriver:
+            raise old_driver(f"cuda-bindings {__version__}", _version(driver))
         raise no_driver(f"CUDA {_version(runtime.cudaRuntimeGetVersion()[1])} says {_name(error)}: {_words(error)}.")
     if device >= count:
         raise no_such_gpu(device, count)

@@ -49,9 +49,22 @@ def here(served: Served) -> Host:
     version = engine.backend(served.loadable.backend).version()
     gpu = None
     if number is not None:
-        found = cuda.cuda(number)
+        found = _opened(served.loadable.backend, number)
         gpu = Gpu(found.name(), ".".join(map(str, found.capability())), found.versions()["driver"])
     return Host(platform.machine(), instruction_sets(), version, gpu)
+
+
+def _opened(backend: str, number: int) -> cuda.Cuda:
+    """The engine decides that it runs on a GPU, so no setting of the server can help where there is none."""
+    try:
+        return cuda.cuda(number)
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(
+            f"This engine of {backend} runs on an NVIDIA GPU, and there is none to use.",
+            why=f"{error.what} {error.why}".strip(),
+            fix="Serve it where `nvidia-smi` lists a GPU that it was built for (in a container: `--gpus all`); for a CPU, build "
+            "the model with `backend: onnxruntime` and `device: cpu`.",
+        ) from None
 
 
 def check(served: Served, host: Host, *, refuse: bool) -> list[str]:
