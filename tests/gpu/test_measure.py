@@ -12,19 +12,21 @@ from trt_action import arrays, measure
 from trt_action.measure.duet import Plan
 
 pytestmark = pytest.mark.usefixtures("needs_onnxruntime")
+BATCH = 128
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
+    """A batch so large that the GPU and not the host is what takes the time, at least a millisecond."""
     path = tmp_path / "feeds.npz"
-    arrays.save_npz(path, feeds(8))
+    arrays.save_npz(path, feeds(BATCH))
     return path
 
 
 def test_latency_in_trtexecs_parts(convs: Make, saved: Path) -> None:
     path = convs(depth=16)
     sides = {"with": plain(path), "without": plain(path, transfers=False), "graph": plain(path, cuda_graph=True)}
-    found = measure.latencies(sides, dict.fromkeys(sides, saved), seconds=0.5)
+    found = measure.latencies(sides, dict.fromkeys(sides, saved), seconds=0.5, cpus=measure.usable_cpus(1))
     device = {name: one.device for name, one in found.items()}
     assert all(device.values())
     whole, bare, graph = device["with"], device["without"], device["graph"]
@@ -39,13 +41,13 @@ def test_latency_in_trtexecs_parts(convs: Make, saved: Path) -> None:
     assert graph.enqueue is None
     assert whole.compute.min_ms <= whole.compute.median_ms <= whole.compute.p90_ms <= whole.compute.p99_ms
     assert whole.latency.median_ms >= whole.compute.median_ms
-    assert found["with"].p50_ms >= 0.9 * whole.latency.median_ms
+    assert found["with"].p50_ms >= 0.8 * whole.latency.median_ms  # two passes: the clocks of the GPU move between them
     assert found["without"].p50_ms < found["with"].p50_ms
 
 
 def test_several_streams(convs: Make, saved: Path) -> None:
     path = convs(depth=16, width=64)
-    found = measure.throughput(plain(path), saved, concurrency=3, seconds=0.5, batch=8)
+    found = measure.throughput(plain(path), saved, concurrency=3, seconds=0.5, batch=BATCH)
     assert found.concurrency == 3
     assert found.samples_per_second > 0
 
@@ -53,20 +55,21 @@ def test_several_streams(convs: Make, saved: Path) -> None:
 def test_memory_of_the_gpu(convs: Make, saved: Path) -> None:
     memory, cold_start = measure.first_load(plain(convs(depth=2)), saved)
     assert memory.device_peak_bytes is not None
-    assert memory.device_peak_bytes >= 2 * 8 * 64 * 32 * 32 * 4 / 4
+    assert memory.device_peak_bytes >= BATCH * 64 * 32 * 32 * 4  # the input alone
     assert cold_start.first_inference_ms > 0
 
 
 def test_ten_more_layers_are_found_and_none_are_not(convs: Make, saved: Path) -> None:
     base, slower = plain(convs(depth=40)), plain(convs(depth=50))
-    plan = Plan(max_seconds=60)
-    found = measure.compare(functools.partial(measure.open_unit, slower, base, saved, saved), plan)
+    plan = Plan(max_seconds=30, free_loading=30 * measure.FREE_LOADING)
+    cpus = measure.usable_cpus(1)  # as a run does: two CPUs of one host differ by more than ten layers
+    found = measure.compare(functools.partial(measure.open_unit, slower, base, saved, saved, cpus=cpus), plan)
     assert found.verdict == "regressed", found.reason
     assert found.p50_ratio
     assert 1.05 < found.p50_ratio.estimate < 1.5
     assert "cpu_time" in found.witnesses  # on a GPU: time between CUDA events
     assert 1.05 < found.witnesses["cpu_time"].estimate < 1.5
-    same = measure.compare(functools.partial(measure.open_unit, base, base, saved, saved), plan)
+    same = measure.compare(functools.partial(measure.open_unit, base, base, saved, saved, cpus=cpus), plan)
     assert same.verdict in ("within-noise", "inconclusive"), same.reason
 
 
