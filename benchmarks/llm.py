@@ -32,6 +32,9 @@ from trt_action.llm.sides import Asking, Place
 LAYERS = 20
 EFFECTS = {"A/A, one server": 0, "A/A, two servers": 0, "+10 % per token": 2, "+30 % per token": 6}
 """More layers; a twentieth of the time of a token each."""
+PLAIN = 0.05
+"""What two passes, one after the other, must differ by to be called different: the usual rule."""
+
 WAIT = 0.005
 TOKENS = 32
 TEXTS = [
@@ -49,11 +52,12 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("build/llm.jsonl"))
     arguments.add_argument("--effects", nargs="*", default=list(EFFECTS))
     arguments.add_argument("--server", choices=("llama", "waiting"), default="llama")
-    arguments.add_argument("--report", type=Path)
+    arguments.add_argument("--report", type=Path, nargs="+", help="files that earlier runs have written")
     arguments.add_argument("--write", type=Path)
     asked = arguments.parse_args()
     if asked.report:
-        text = report([json.loads(line) for line in asked.report.read_text().splitlines()])
+        lines = [line for path in asked.report for line in path.read_text().splitlines()]
+        text = report([json.loads(line) for line in lines], f"python benchmarks/llm.py {' '.join(sys.argv[1:])}")
         print(text)
         if asked.write:
             sections.write(asked.write, "llm", text)
@@ -142,37 +146,47 @@ def quiet(text: str, share: float | None) -> None:
     pass
 
 
-def report(records: list[dict[str, Any]]) -> str:
+def report(records: list[dict[str, Any]], command: str) -> str:
     """The section of the document."""
-    lines = [
-        "## Is a slower language model called slower?",
-        "",
-        f"`python benchmarks/llm.py` on {sections.host()}: llama.cpp's "
-        f"server (xllamacpp), Llama of {LAYERS} random layers of width 128, {TOKENS} output tokens, one thread; `+10 %` are 2 more "
-        "layers, `+30 %` are 6. `waiting`: a server that waits 5 ms for each token, as for a GPU, or longer. Servers start anew in each trial; head and base are compared as "
-        "[llm.md](llm.md) says. Median values; tokens per second with 4 requests in flight.",
-        "",
-        "| server | effect | margin | trials | regressed | within noise | improved | inconclusive | whole answer | first text | "
-        "per token, base → head | tok/s, base → head | median time |",
-        "| --- | " + "--- | " * 12,
-    ]
-    groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    head = (
+        "server", "effect", "limit", "trials", "regressed", "within noise", "improved", "inconclusive",
+        f"two passes, > {100 * PLAIN:g} %", "whole answer", "first text", "pairs", "per token, base → head",
+        "tok/s, base → head", "median time", "load",
+    )  # fmt: skip
+    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault((record["server"], record["effect"], record["margin"]), []).append(record)
-    for (server, effect, margin), found in sorted(groups.items()):
-        lines.append(f"| {server} | {effect} | {100 * margin:g} % | {len(found)} | " + " | ".join(_cells(found)) + " |")
-    return "\n".join(lines)
+        groups.setdefault((record["server"], record["max_seconds"], record["effect"]), []).append(record)
+    rows = [
+        [server, effect, f"{limit:g} s", str(len(found)), *_cells(found)]
+        for (server, limit, effect), found in sorted(groups.items(), key=lambda item: _place(*item[0]))
+    ]
+    margins = ", ".join(sorted({f"{100 * record['margin']:g} %" for record in records}))
+    return f"""## Is a slower language model called slower?
+
+`{command}` on {sections.host()}. `llama`: llama.cpp's server (xllamacpp) with {LAYERS} random layers of width 128, one thread;
+`+10 %` are 2 more layers, `+30 %` are 6. `waiting`: a server that waits {1000 * WAIT:g} ms for each token, as for a GPU, or longer. {TOKENS} output
+tokens, margin {margins}; servers start anew in each trial, and are compared as [llm.md](llm.md) says within the limit. Beside it the usual rule: two load
+passes, one after the other, and head is slower when its tokens per second (1 in flight) are more than {100 * PLAIN:g} % fewer: how often it says so. Medians;
+tokens per second with 4 in flight; load is the host's 1 min average at the end of a comparison.
+
+{sections.table(list(head), rows)}"""
+
+
+def _place(server: str, limit: float, effect: str) -> tuple[str, int, float]:
+    return server, list(EFFECTS).index(effect), limit
 
 
 def _cells(found: list[dict[str, Any]]) -> list[str]:
     verdicts = [record["verdict"] for record in found]
     cells = [str(verdicts.count(word)) for word in ("regressed", "within-noise", "improved", "inconclusive")]
+    cells.append(str(sum(r["head-1"][2] * (1 + PLAIN) < r["base-1"][2] for r in found)))
     cells += [f"{100 * (_middle(found, name) - 1):+.1f} %" for name in ("ratio", "ttft")]
+    cells.append(f"{_middle(found, 'pairs'):.0f}")
     for place, unit, digits in ((0, " ms", 2), (2, "", 0)):
         concurrency = 1 if place == 0 else 4
         both = [_middle([{"x": r[f"{role}-{concurrency}"][place]} for r in found], "x") for role in ("base", "head")]
         cells.append(" → ".join(f"{value:.{digits}f}" for value in both) + unit)
-    return [*cells, f"{_middle(found, 'seconds'):.0f} s"]
+    return [*cells, f"{_middle(found, 'seconds'):.0f} s", f"{_middle(found, 'load'):.1f}"]
 
 
 def _middle(found: list[dict[str, Any]], name: str) -> float:
