@@ -22,9 +22,10 @@ from tests.publish import images
 from tests.publish.conftest import *  # noqa: F403 - its fixtures
 from tests.publish.conftest import MakeRegistry
 from tests.publish.images import Published
-from trt_action import handing
+from trt_action import delivery, handing
 from trt_action.deploy import wanted
 from trt_action.errors import DeployError, SettingsError
+from trt_action.github import commands
 from trt_action.github.event import Activity, Kind
 from trt_action.github.inputs import ActionInputs
 from trt_action.job import Job
@@ -142,6 +143,20 @@ def test_a_command(tmp_path: Path, published: Published, capfd: pytest.CaptureFi
     assert "canary" not in (tmp_path / "env.txt").read_text()
     with pytest.raises(DeployError, match="exit code 4"):
         handing.after(job(tmp_path, published, command="exit 4"), shipped(published))
+
+
+def test_what_was_done_before_a_failure_is_told(
+    tmp_path: Path, published: Published, k8s: Kubernetes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rollout holds and stays; the command after it fails."""
+    config = k8s.kubeconfig(tmp_path / "config", token=KUBE).read_text()
+    where: dict[str, Any] = {"workload": "deployment/detector", "container": "detector"}
+    where |= {"kubeconfig": config, "command": "exit 4"}
+    done, code = delivery._hand_on(job(tmp_path, published, **where), shipped(published), commands.Annotations())
+    assert code == DeployError.exit_code
+    assert (done.outputs["deployed"], done.outputs["digest"]) == ("deployed", published.digest)
+    assert "`deployment/detector` in `models`: deployed" in done.summary
+    assert "deploy-command" not in done.summary
 
 
 def test_an_event(tmp_path: Path, published: Published, github: GitHub) -> None:

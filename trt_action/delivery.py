@@ -192,8 +192,12 @@ def _hand_on(job: Job, shipped: Shipped, notes: commands.Annotations) -> tuple[S
     if job.inputs.deploy.anything:
         from trt_action import handing
 
+        def keep(so_far: Shipped) -> None:
+            nonlocal shipped
+            shipped = so_far
+
         try:
-            shipped = handing.after(job, shipped)
+            handing.after(job, shipped, keep)
         except errors.TrtActionError as error:
             results.annotate_error(notes, error_info(error), job.workspace)
             code = error.exit_code

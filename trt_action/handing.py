@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from trt_action.deploy.facts import Facts
 
 
-def after(job: Job, shipped: Shipped) -> Shipped:
+def after(job: Job, shipped: Shipped, keep: Callable[[Shipped], None] = lambda _: None) -> Shipped:
     """Deploy what was just published or promoted, everywhere that the inputs name; the first failure ends it.
+
+    Args:
+        keep: told after each step what there is to tell by then: a later step that fails undoes none of them.
 
     Raises:
         DeployError: not rolled out, and put back; or a command, an event, a file did not get through.
@@ -43,22 +46,30 @@ def after(job: Job, shipped: Shipped) -> Shipped:
         return shipped
     target = _image(shipped.outputs)
     known = _known(job, target)
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = dict(shipped.outputs)
     lines: list[str] = []
+
+    def told(line: str) -> Shipped:
+        lines.append(f"- {line}")
+        text = "\n".join([f"### Deployed `{target}`", "", *lines, ""])
+        so_far = Shipped({**outputs}, f"{shipped.summary}\n{text}")
+        keep(so_far)
+        return so_far
+
+    done = shipped
     if asked.workload:
-        done = _roll_out(job, known)
-        outputs |= {"deployed": done.done, "previous-image": done.before}
-        lines.append(f"- `{done.target}` in `{done.target.namespace}`: {done.done} ({done.seconds:.0f} s)")
+        rolled = _roll_out(job, known)
+        outputs |= {"deployed": rolled.done, "previous-image": rolled.before}
+        done = told(f"`{rolled.target}` in `{rolled.target.namespace}`: {rolled.done} ({rolled.seconds:.0f} s)")
     if asked.command:
         _command(job, target)
-        lines.append("- `deploy-command` ran")
+        done = told("`deploy-command` ran")
     if asked.dispatch:
         _dispatch(job, known, asked.dispatch)
-        lines.append(f"- `{asked.dispatch[0]}` got the event `{asked.dispatch[1]}`")
+        done = told(f"`{asked.dispatch[0]}` got the event `{asked.dispatch[1]}`")
     if asked.bump:
-        lines.append(f"- {_bump(job, target, known, asked.bump)}")
-    text = "\n".join([f"### Deployed `{target}`", "", *lines, ""])
-    return Shipped({**shipped.outputs, **outputs}, f"{shipped.summary}\n{text}")
+        done = told(_bump(job, target, known, asked.bump))
+    return done
 
 
 def _image(outputs: Mapping[str, Any]) -> Reference:

@@ -120,6 +120,18 @@ def test_a_branch_for_a_pull_request(remote: Path, checkout: Path) -> None:
     assert git(remote, "rev-list", "--count", "trt-action/detector-bbbb") == "2"
 
 
+def test_somebody_elses_branch_is_not_made_anew(remote: Path, checkout: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(remote), str(other))
+    (other / "other.txt").write_text("work of weeks\n")
+    git(other, "commit", "-qam", "theirs")
+    git(other, "push", "-q", "origin", "HEAD:develop")
+    with pytest.raises(GitError, match="its last commit is not ours"):
+        bump(checkout, branch="develop")
+    assert git(remote, "show", "develop:other.txt") == "work of weeks"
+    assert git(checkout, "for-each-ref", "refs/trt-action") == ""
+
+
 def test_a_protected_branch(remote: Path, checkout: Path) -> None:
     hook = remote / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'protected branch \x1b[31m' >&2\nexit 1\n")
@@ -127,7 +139,7 @@ def test_a_protected_branch(remote: Path, checkout: Path) -> None:
     with pytest.raises(GitError) as caught:
         bump(checkout)
     assert "did not take the commit" in caught.value.what
-    assert "--pull-request" in caught.value.fix
+    assert "`--new-branch`" in caught.value.fix
     assert "\x1b" not in caught.value.why
     assert content(remote).count(OLD.encode()) == 1
 

@@ -22,7 +22,7 @@ from trt_action.model.git import NETWORK, Answer, Repository
 from trt_action.publish.reference import Reference
 
 ATTEMPTS = 8
-HELD = "refs/trt-action/bump"
+HELD, HELD_OWN = "refs/trt-action/bump", "refs/trt-action/bump-own"
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,200}")
 _RACE = (
     "fetch first",
@@ -33,6 +33,7 @@ _RACE = (
     "incorrect old value",
 )
 REGULAR = ("100644", "100755")
+_OWN_BRANCH = "a branch of its own (`--new-branch`; action: `deploy-bump-pull-request: true`)"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def push(
     change: Callable[[bytes], bytes],
     log: Callable[[str], None] = lambda _: None,
 ) -> Pushed:
-    """Change `file` on a branch of the remote. A branch other than `base` is made, or made anew on top of `base`.
+    """Change `file` on a branch of the remote. A branch other than `base` is made, or made anew on top of `base` if its
+    last commit is ours.
 
     Raises:
-        GitError: no remote, no branch, no file, or the remote refuses.
+        GitError: no remote, no branch, no file, somebody else's commit would be lost, or the remote refuses.
         DeployError: others were faster again and again.
         SettingsError: what `change` raises.
     """
@@ -124,30 +126,47 @@ def push(
             after = change(before[1])
             if after == before[1]:
                 return Pushed("", wanted.base, wanted.base, attempt)
+            old = _replaced(repository, remote, wanted) if wanted.branch != wanted.base else None
             commit = _committed(repository, tip, wanted, before[0], after)
-            refused = _sent(repository, remote, commit, wanted)
+            refused = _sent(repository, remote, commit, wanted, old)
             if refused is None:
                 return Pushed(commit, wanted.base, wanted.branch, attempt)
             log(f"Somebody else was faster ({refused}): {wanted.base} is read again.")
     finally:
-        repository.run("update-ref", "-d", HELD)
+        for name in (HELD, HELD_OWN):
+            repository.run("update-ref", "-d", name)
     raise DeployError(
         f"The branch {quote(wanted.branch)} was changed by others {ATTEMPTS} times while we tried to push.",
-        fix="Run it again, or give the change a pull request of its own (`--pull-request`).",
+        fix=f"Run it again, or give the change {_OWN_BRANCH}.",
     )
 
 
-def _fetched(repository: Repository, remote: str, branch: str) -> str:
+def _replaced(repository: Repository, remote: str, wanted: Commit) -> str:
+    """The last commit of the branch that is made anew; empty: there is none."""
+    listed = repository.run("ls-remote", remote, f"refs/heads/{wanted.branch}", timeout=NETWORK)
+    if listed.ok and not listed.text:
+        return ""
+    tip = _fetched(repository, remote, wanted.branch, HELD_OWN)
+    if _must(repository.run("show", "--no-patch", "--format=%ae", tip)) != wanted.email:
+        raise GitError(
+            f"The branch {quote(wanted.branch)} is there already, and its last commit is not ours.",
+            why="It would be made anew, and that commit would be lost.",
+            fix="Name a branch that is not there yet, or merge or delete that one.",
+        )
+    return tip
+
+
+def _fetched(repository: Repository, remote: str, branch: str, held: str = HELD) -> str:
     answer = repository.run(
         "fetch",
         "--quiet",
         "--no-tags",
         "--no-write-fetch-head",
         remote,
-        f"+refs/heads/{branch}:{HELD}",
+        f"+refs/heads/{branch}:{held}",
         timeout=NETWORK,
     )
-    tip = repository.commit(HELD) if answer.ok else None
+    tip = repository.commit(held) if answer.ok else None
     if tip is None:
         raise git.failed(
             f"The branch {quote(branch)} of {quote(remote)} cannot be fetched.",
@@ -210,11 +229,12 @@ def _must(answer: Answer) -> str:
     return answer.text
 
 
-def _sent(repository: Repository, remote: str, commit: str, wanted: Commit) -> str | None:
-    """Push. None: it is there; a text: somebody else was faster."""
-    fresh = "+" if wanted.branch != wanted.base else ""  # a branch of our own is made anew
-    target = f"{fresh}{commit}:refs/heads/{wanted.branch}"
-    answer = repository.run("push", "--porcelain", "--no-verify", remote, target, timeout=NETWORK)
+def _sent(repository: Repository, remote: str, commit: str, wanted: Commit, old: str | None) -> str | None:
+    """Push; `old`: what it replaces (empty: nothing), None: nothing may be lost. None: it is there; a text: somebody else
+    was faster."""
+    target = f"refs/heads/{wanted.branch}"
+    lease = () if old is None else (f"--force-with-lease={target}:{old}",)
+    answer = repository.run("push", "--porcelain", "--no-verify", *lease, remote, f"{commit}:{target}", timeout=NETWORK)
     if answer.ok:
         return None
     said = f"{answer.text} {answer.err}"
@@ -224,6 +244,6 @@ def _sent(repository: Repository, remote: str, commit: str, wanted: Commit) -> s
     raise git.failed(
         f"The remote {quote(remote)} did not take the commit for the branch {quote(wanted.branch)}.",
         Answer(answer.code, b"", answer.err or answer.text),
-        "Check the token's rights (in a workflow: `contents: write`); a protected branch takes pull requests only "
-        "(`--pull-request`).",
+        "Check the token's rights (in a workflow: `contents: write`); a protected branch takes pull requests only: give "
+        f"the change {_OWN_BRANCH}.",
     )
