@@ -57,9 +57,14 @@ def deliver(job: Job, chosen: Sequence[Settings], evidences: Sequence[Evidence])
             job.say(f"! {warning}")
         console.console(sys.stdout).show(report.terminal(one))
     _outputs(job, chosen, evidences, result.url)
-    if code or job.activity.kind != "publish":  # else the publishing job does, which knows the image
-        recorded = record(job, evidences, chosen)
-        code = code or recorded
+    # what will be published is recorded by the publishing job, which knows the image
+    here = [
+        (evidence, one)
+        for evidence, one in zip(evidences, chosen, strict=False)
+        if code or job.activity.kind != "publish" or evidence.llm
+    ]
+    recorded = record(job, [evidence for evidence, _ in here], [one for _, one in here])
+    code = code or recorded
     if job.inputs.report_only and code in (errors.EXIT_GATE_FAILED, errors.EXIT_INCONCLUSIVE):
         job.say(f"! A gate does not hold (exit code {code}); `report-only: true` keeps the job green.")
         return errors.EXIT_PASSED
@@ -103,11 +108,13 @@ def tell_error(job: Job, error: ErrorInfo) -> None:
 
 
 def shipped(job: Job, done: Shipped) -> None:
-    """What was published or promoted: the log, a file to read, and variables for later jobs.
+    """What was published or promoted: the log, a file to read, and variables for later jobs; nothing of nothing.
 
     Raises:
         StorageError: the workspace cannot be written.
     """
+    if not done.summary:
+        return
     folder = job.output([])
     job.say(done.summary)
     files.write_atomic(folder / "published.md", done.summary)

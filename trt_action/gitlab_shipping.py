@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from trt_action import errors, orders
 from trt_action.gitlab import api, inputs
+from trt_action.gitlab.inputs import Target
 from trt_action.gitlab_job import Job
 from trt_action.gitlab_stages import read_kept
 from trt_action.inputs import quote
@@ -13,25 +17,35 @@ from trt_action.publish.version import Version
 from trt_action.results import Shipped
 
 
-def publish(job: Job) -> tuple[Shipped, list[Version]] | None:
-    """Publish the engines that the test job has measured; None: nothing says where to.
-
-    Returns:
-        what is there now, and the engines, in the order of its images.
+def measured(job: Job) -> list[Version]:
+    """The engines that the test job has kept.
 
     Raises:
-        NotPublishedError: there is no engine, it was measured for another commit, or a gate does not hold.
+        NotPublishedError: there is no engine, or it was measured for another commit.
         BuildError, EvidenceError: an engine or its evidence is not what was recorded.
-        TrtActionError: as `orders.publish_engines`.
     """
-    order = _order(job)
-    if order is None:
-        job.say("Nothing is published: the project has no registry, and neither `registry` nor `image` names one.")
-        return None
     engines = [version.read(folder) for folder in read_kept(job)]
     for engine in engines:
         _check_commit(job, engine)
-    return orders.publish_engines(order, engines), engines
+    return engines
+
+
+def publish(job: Job, engines: Sequence[Version]) -> Shipped:
+    """Publish measured engines: what is there now, in their order; nothing where nothing says where to.
+
+    Raises:
+        NotPublishedError: a gate does not hold.
+        TrtActionError: as `orders.publish_engines`.
+    """
+    target = inputs.target(job.env)
+    order = _order(job, target)
+    if order is None:
+        job.say("Nothing is published: the project has no registry, and neither `registry` nor `image` names one.")
+        return Shipped()
+    shipped = orders.publish_engines(order, engines)
+    if not target.history:
+        return shipped
+    return replace(shipped, summary=f"{shipped.summary}\n{orders.trend(order, job.activity.ref)}")
 
 
 def promote(job: Job) -> Shipped | None:
@@ -40,7 +54,7 @@ def promote(job: Job) -> Shipped | None:
     Raises:
         TrtActionError: as `orders.release`.
     """
-    order = _order(job)
+    order = _order(job, inputs.target(job.env))
     if order is None:
         job.say("Nothing is promoted: the project has no registry, and neither `registry` nor `image` names one.")
         return None
@@ -62,8 +76,7 @@ def _check_commit(job: Job, engine: Version) -> None:
         )
 
 
-def _order(job: Job) -> Order | None:
-    found = inputs.target(job.env)
+def _order(job: Job, found: Target) -> Order | None:
     if found.image is None:
         return None
     return Order(

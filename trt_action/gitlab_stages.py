@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_action import __version__, console, draft, errors, files, gpu, pipeline, report, settings
+from trt_action import __version__, console, draft, errors, files, gpu, judge, pipeline, report, settings
 from trt_action import gitlab_delivery as delivery
 from trt_action.draft import error_info
 from trt_action.evidence import Evidence, Tool
@@ -83,21 +83,30 @@ def publish(job: Job) -> int:
         if (released := gitlab_shipping.promote(job)) is not None:
             delivery.shipped(job, released)
         return errors.EXIT_PASSED
-    if (done := gitlab_shipping.publish(job)) is None:
+    chosen = settings.load({}, job.settings_env, job.workspace)
+    if all(one.backend == "openai-endpoint" for one in chosen):
+        job.say("Nothing is published: a served language model has no engine; its server is there already.")
         return errors.EXIT_PASSED
-    shipped, engines = done
+    engines = gitlab_shipping.measured(job)
+    if job.inputs.report_only and not all(_holds(engine.evidence) for engine in engines):
+        job.say("Nothing is published: not every rule of this run holds; `report-only: true` keeps the job green.")
+        return errors.EXIT_PASSED
+    shipped = gitlab_shipping.publish(job, engines)
     delivery.shipped(job, shipped)
-    measured = {engine.folder.name: engine.evidence for engine in engines}
-    by_name = {report.slug(one.display_name): one for one in settings.load({}, job.settings_env, job.workspace)}
-    images = [f"{one['image']}@{one['digest']}" for one in shipped.outputs["images"]]
-    names = [name for name in measured if name in by_name]
+    images = [f"{one['image']}@{one['digest']}" for one in shipped.outputs.get("images", [])]
+    by_name = {report.slug(one.display_name): one for one in chosen}
+    known = [place for place, engine in enumerate(engines) if engine.folder.name in by_name]
     return delivery.record(
         job,
-        [measured[name] for name in names],
-        [by_name[name] for name in names],
-        images=[image for name, image in zip(measured, images, strict=True) if name in by_name],
+        [engines[place].evidence for place in known],
+        [by_name[engines[place].folder.name] for place in known],
+        images=[images[place] for place in known] if images else [],
         register=True,
     )
+
+
+def _holds(evidence: Evidence) -> bool:
+    return judge.exit_code(evidence, str(evidence.settings.get("on-inconclusive"))) == errors.EXIT_PASSED
 
 
 def _nothing(job: Job, done: str) -> int:

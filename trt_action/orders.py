@@ -143,8 +143,8 @@ def release(order: Order, tag: str, commit: str) -> Shipped | None:
 
 
 def trend(order: Order, ref: str) -> str:
-    """The trend of what was published from `ref` so far, as Markdown; empty with fewer than three runs, or where it
-    cannot be read: it decides about nothing."""
+    """The trends of three or more runs of what was published from `ref` so far, as Markdown; empty if there is none, or
+    where it cannot be read: it decides about nothing."""
     from trt_action import history
 
     target = Reference.parse(order.image)
@@ -155,8 +155,9 @@ def trend(order: Order, ref: str) -> str:
     except errors.TrtActionError as error:
         order.log(f"No trend: {error.what}")
         return ""
-    points = [one for one in found.points if one.ref == ref]
-    return history.markdown(history.series(points), found.notes) if len(points) >= history.LEAST else ""
+    trends = history.series(one for one in found.points if one.ref == ref)
+    shown = [one for one in trends if len(one.points) >= history.LEAST]
+    return history.markdown(shown, found.notes) if shown else ""
 
 
 TREND = 60

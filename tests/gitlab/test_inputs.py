@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trt_action import report
 from trt_action.errors import SettingsError
 from trt_action.gitlab import inputs
 from trt_action.gitlab.inputs import JobInputs, read, target
@@ -46,6 +47,22 @@ def test_every_variable_is_read() -> None:
     assert (found.comment, found.comment_id, found.report_only, found.status) == ("changes-only", "l4", True, True)
     assert (found.gpu, found.gpu_lock_timeout) == ("L4", 90.0)
     assert read({"GITLAB_TOKEN": "second"}).token is not None
+
+
+@pytest.mark.parametrize(
+    ("env", "comment_id"),
+    [
+        ({"CI_NODE_TOTAL": "1", "CI_JOB_NAME": "test"}, "default"),
+        ({"CI_NODE_TOTAL": "2", "CI_JOB_NAME": "test: [nvidia l4, int8]"}, "test-nvidia-l4-int8"),
+        ({"CI_NODE_TOTAL": "2", "CI_JOB_NAME": "test 1/2"}, "test-1-2"),
+        ({"CI_NODE_TOTAL": "2", "CI_JOB_NAME": "x" * 99 + ": [l4]"}, "x" * 61 + "-l4"),
+        ({"CI_NODE_TOTAL": "2", "CI_JOB_NAME": "测试"}, "default"),
+        ({"CI_NODE_TOTAL": "2", "CI_JOB_NAME": "test: [l4]", "TRT_ACTION_COMMENT_ID": "mine"}, "mine"),
+    ],
+)
+def test_legs_of_a_matrix_write_a_note_each(env: dict[str, str], comment_id: str) -> None:
+    assert read(env).comment_id == comment_id
+    assert report.marker(read(env).comment_id)
 
 
 @pytest.mark.parametrize(

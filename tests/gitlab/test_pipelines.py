@@ -23,10 +23,13 @@ from tests.doubles.gitlab.runner import Done, Runner, Variable
 from tests.doubles.gitlab.server import GitLab, Identity, serve
 from tests.doubles.registry import PASSWORD, USER, Running
 from tests.gitlab.test_component import COMPONENT, EXAMPLE
+from tests.history.samples import commit
+from tests.publish import images
 from tests.publish.test_publishing import runtime_base
 from tests.report.test_ci_reports import SCHEMA
 from trt_action import report
 from trt_action.discussion import without_stamp
+from trt_action.gitlab import inputs
 from trt_action.publish import artifacts, contents
 from trt_action.publish.credentials import Credentials
 from trt_action.publish.registry import Registry
@@ -162,6 +165,9 @@ def registry(locked: Running, tmp_path_factory: pytest.TempPathFactory) -> Itera
         session.trust_env = False
         found = Registry(session, locked.host, credentials=Credentials(USER, SecretStr(PASSWORD)), ca=locked.ca)
         runtime_base(found, "acme/models", tmp_path_factory.mktemp("base"))
+        for number in range(2):  # what earlier commits have published
+            image = images.push(found, "acme/models", f"sha-{number}", commit=commit(number))
+            images.attached(found, image, None)
         yield found
 
 
@@ -186,7 +192,7 @@ def pushed(make_project: MakeProject, make_runner: MakeRunner, locked: Running, 
     """The component on the default branch: build → test → publish."""
     assert locked.ca
     one = replace(make_project(), registry=locked.host)
-    given = {"base-image": f"{locked.host}/acme/models:base", "publish-mode": "registry"}
+    given = {"base-image": f"{locked.host}/acme/models:base", "publish-mode": "registry", "history": "true"}
     runner = make_runner(one, ci.component(COMPONENT, given), NOTE, *LOGIN)
     env = one.push(CI_SERVER_TLS_CA_FILE=str(locked.ca))
     return Pushed(one, runner, env, runner.pipeline(env, protected=True))
@@ -209,6 +215,9 @@ def test_a_push_to_the_default_branch(pushed: Pushed, registry: Registry, locked
     found = contents.engine(registry, "acme/models", manifest)
     assert found.sha256 == evidence.head.engine.sha256
     assert pushed.project.main in registry.tags("acme/models")
+    told = (publish.workspace / "trt-action-report/published.md").read_text()
+    assert "**digits · int8 · CPU · onnxruntime**, 3 runs" in told
+    assert "xychart-beta" in told
     check_secrets(done, TOKEN, PASSWORD, JOB_TOKEN)
 
 
@@ -232,6 +241,9 @@ def test_a_release_gets_its_tags(pushed: Pushed, registry: Registry) -> None:
         ("no evidence", 2, "nobody has measured it"),
         ("nothing", 16, "holds no engine"),
         ("no login", 13, ""),
+        ("failed, report-only", 0, "not every rule of this run holds"),
+        ("undecided, report-only", 0, "not every rule of this run holds"),
+        ("language model", 0, "a served language model has no engine"),
     ],
 )
 def test_nothing_else_is_published(
@@ -246,15 +258,27 @@ def test_nothing_else_is_published(
             file.write(b"x")
     elif change == "evidence of another engine":
         evidence.write_text(evidence.read_text().replace(_sha(kept), "0" * 64))
-    elif change == "failed":
+    elif change.startswith("failed"):
         evidence.write_text(json.dumps(json.loads(evidence.read_text()) | {"outcome": "failed"}))
+    elif change.startswith("undecided"):
+        record = json.loads(evidence.read_text())
+        rule = record["settings"] | {"on-inconclusive": "fail"}
+        evidence.write_text(json.dumps(record | {"outcome": "inconclusive", "settings": rule}))
     elif change == "another commit":
         evidence.write_text(evidence.read_text().replace(pushed.project.main, "f" * 40))
-    elif change in ("no evidence", "nothing"):
+    elif change in ("no evidence", "nothing", "language model"):
         gone = "evidence.json" if change == "no evidence" else ""
         test.artifacts = [one for one in test.artifacts if not ("kept/" in one and one.endswith(gone))]
     elif change == "no login":
         runner = make_runner(pushed.project, pushed.runner.config, NOTE)
+    given = {
+        "failed, report-only": {"report-only": "true"},
+        "undecided, report-only": {"report-only": "true"},
+        "language model": {"backend": "openai-endpoint", "endpoint": "http://127.0.0.1:9", "prompts": "prompts.txt"},
+    }.get(change)
+    if given:
+        variables = [Variable(inputs.variable(name), text) for name, text in given.items()]
+        runner = make_runner(pushed.project, pushed.runner.config, NOTE, *LOGIN, *variables)
     job = pushed.publish(test, runner)
     assert job.exit_code == code, job.raw
     assert says in job.raw

@@ -117,8 +117,16 @@ def test_the_chart_of_a_summary_is_plain_mermaid() -> None:
 
 def test_two_runs_are_no_chart_and_one_is_no_trend() -> None:
     assert "mermaid" not in markdown(series(points([0.3, 0.3])))
-    assert "No change of level." in markdown(series(points([0.3, 0.3])))
     assert "a trend begins with the second" in html(series(points([0.3])))
+
+
+def test_who_cannot_see_a_change_does_not_say_that_there_is_none() -> None:
+    seen, blind = "No change of level.", "6 comparable runs are the least to see a change."
+    assert seen in markdown(series(points([0.3] * 6)))
+    assert blind in markdown(series(points([0.3] * 5)))
+    elsewhere = points([0.3] * 11, host={"cpu": "another"})[6:]
+    assert seen in markdown(series(points([0.3] * 6) + elsewhere))
+    assert blind in markdown(series(points([0.3] * 5) + elsewhere))
 
 
 @pytest.mark.browser

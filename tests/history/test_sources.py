@@ -177,6 +177,8 @@ def test_the_trend_of_a_branch_for_a_summary(registry: Registry, repository: str
     publish(registry, repository, 2, "sha-2")
     assert "```mermaid" in orders.trend(order(registry, repository, said), "refs/heads/main")
     assert orders.trend(order(registry, repository, said), "refs/heads/feature") == ""
+    images.attached(registry, images.push(registry, repository, "half", commit=commit(3), precision="fp16"), None)
+    assert "fp16" not in orders.trend(order(registry, repository, said), "refs/heads/main")
     assert said == []
     assert orders.trend(order(registry, "nobody/here", said), "refs/heads/main") == ""
     assert said[0].startswith("No trend: ")

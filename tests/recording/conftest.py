@@ -26,6 +26,10 @@ class Api:
         answer = requests.get(f"{self.uri}/api/2.0/mlflow{path}", params=params, timeout=60)
         return dict(answer.json(), status=answer.status_code)
 
+    def make(self, experiment: str) -> None:
+        body = {"name": experiment}
+        requests.post(f"{self.uri}/api/2.0/mlflow/experiments/create", json=body, timeout=60).raise_for_status()
+
     def run(self, run_id: str) -> dict[str, Any]:
         return dict(self.get("/runs/get", run_id=run_id)["run"])
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -15,12 +15,15 @@ from pydantic import ValidationError
 from tests.doubles.mlflow import Proxy
 from tests.recording.conftest import Api
 from tests.report import samples
-from trt_action import bookkeeping, delivery, errors, process
-from trt_action.evidence import Source
+from trt_action import bookkeeping, delivery, errors, gitlab_delivery, gitlab_job, process
+from trt_action.evidence import Evidence, Source
 from trt_action.github import commands
 from trt_action.github.event import Activity
 from trt_action.github.inputs import ActionInputs
+from trt_action.gitlab import pipeline_event
+from trt_action.gitlab.inputs import JobInputs
 from trt_action.job import Job
+from trt_action.llm_records import LlmReport, LlmRun
 from trt_action.results import Shipped
 from trt_action.settings import Settings
 
@@ -30,6 +33,12 @@ IMAGE = "ghcr.io/acme/digits@sha256:" + "ab" * 32
 
 def settings(**given: Any) -> Settings:
     return Settings.model_validate({"model": "a.onnx", **{name.replace("_", "-"): v for name, v in given.items()}})
+
+
+def served() -> Evidence:
+    """The run of a served language model."""
+    report = LlmReport(label="http://127.0.0.1:8000", model="tiny", tokens_from="usage")
+    return samples.passed(llm=LlmRun(api="chat", head=report), model=None, head=None, base=None)
 
 
 def command(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -162,3 +171,30 @@ def test_a_failure_is_an_annotation(tmp_path: Path, capfd: pytest.CaptureFixture
     assert delivery._record(job, chosen, [samples.passed()], Shipped(), commands.Annotations(), published=False) == 0
     assert "::warning title=Not recorded in MLflow::" in capfd.readouterr().out
     assert json.loads(samples.passed().model_dump_json())["outcome"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "evidence", "runs"),
+    [
+        ("measure", samples.passed(), 1),
+        ("publish", samples.passed(), 0),  # the publishing job does, which knows the image
+        ("publish", samples.regressed(), 1),
+        ("publish", served(), 1),  # it has no engine: no publishing job will
+    ],
+)
+def test_which_job_of_gitlab_records(
+    uri: str,
+    api: Api,
+    tmp_path: Path,
+    experiment: str,
+    kind: Literal["measure", "publish"],
+    evidence: Evidence,
+    runs: int,
+) -> None:
+    api.make(experiment)
+    env = {"CI_PROJECT_DIR": str(tmp_path)}
+    activity = pipeline_event.Activity(kind, "push", commit="c" * 40, measured_commit="c" * 40)
+    job = gitlab_job.Job(env, JobInputs(), activity)
+    chosen = [settings(mlflow_tracking_uri=uri, mlflow_experiment=experiment, output=str(tmp_path / "report"))]
+    gitlab_delivery.deliver(job, chosen, [evidence])
+    assert len(api.runs(experiment)) == runs

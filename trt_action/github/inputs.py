@@ -91,10 +91,12 @@ def read(env: Mapping[str, str]) -> ActionInputs:
 
 
 def secrets(env: Mapping[str, str]) -> list[str]:
-    """Every input that nobody may read in a log, before anything is checked or printed. Not `deploy-kubeconfig`: a
+    """Everything that nobody may read in a log, before anything is checked or printed. Not `deploy-kubeconfig`: a
     mask hides each of its lines, `apiVersion: v1` among them; of a kubeconfig nothing is ever printed."""
     names = ("github-token", *wanted.SECRETS, *(name for name in deploying.SECRETS if name != "deploy-kubeconfig"))
-    return [text for name in names if (text := _given(env, name))]
+    others = [env.get(name, "").strip() for name in reader.SECRET_VARIABLES]
+    given = [text for name in names if (text := _given(env, name))]
+    return [*given, *(text for text in others if len(text) >= reader.SHORTEST_SECRET)]
 
 
 def variable(name: str) -> str:

@@ -5,6 +5,7 @@ Variables that are settings (`TRT_ACTION_MODEL`, …) are read by `settings.load
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -27,7 +28,7 @@ TOKENS = ("TRT_ACTION_GITLAB_TOKEN", "GITLAB_TOKEN")
 
 MEASURING = ("activity", "comment", "comment-id", "report-only", "check-run", "gpu", "gpu-lock-timeout", "push")
 """Options of the action that a measuring job of GitLab knows too."""
-PUBLISHING = ("registry", "image", *(option.name for option in PUBLISH_OPTIONS))
+PUBLISHING = ("registry", "image", "history", *(option.name for option in PUBLISH_OPTIONS))
 """Options of a publishing job."""
 
 Comment = Literal["auto", "true", "false", "changes-only"]
@@ -51,13 +52,14 @@ class JobInputs:
 @dataclass(frozen=True)
 class Target:
     """Where a publishing job publishes to, and as whom. `image`: registry and name, without tag; None: nowhere. `own`: the
-    registry is that of the instance."""
+    registry is that of the instance. `history`: the trend goes into what is said of it."""
 
     image: str | None
     asked: Wanted
     username: str | None
     password: SecretStr | None
     own: bool
+    history: bool = False
 
 
 def read(env: Mapping[str, str]) -> JobInputs:
@@ -72,7 +74,7 @@ def read(env: Mapping[str, str]) -> JobInputs:
         token=_token(env),
         activity=asked.choice("activity"),
         comment=cast(Comment, asked.choice("comment")),
-        comment_id=asked.comment_id(marker),
+        comment_id=_comment_id(env, asked),
         report_only=asked.boolean("report-only"),
         status=_status(asked),
         gpu=asked.gpu(),
@@ -103,7 +105,9 @@ def target(env: Mapping[str, str]) -> Target:
         lent = env.get("CI_REGISTRY_PASSWORD", "")
         password = SecretStr(lent) if username and lent else None
         username = username if password else None
-    return Target(image or None, publishing, username, password, own=bool(host) and host == own)
+    return Target(
+        image or None, publishing, username, password, own=bool(host) and host == own, history=asked.boolean("history")
+    )
 
 
 def of_the_job(name: str) -> bool:
@@ -123,10 +127,9 @@ def secrets(env: Mapping[str, str]) -> list[str]:
         "CI_REGISTRY_PASSWORD",
         "CI_DEPLOY_PASSWORD",
         "SIGSTORE_ID_TOKEN",
-        "MLFLOW_TRACKING_PASSWORD",
-        "MLFLOW_TRACKING_TOKEN",
+        *reader.SECRET_VARIABLES,
     ]
-    return [env[name] for name in names if len(env.get(name, "")) > 3]
+    return [env[name] for name in names if len(env.get(name, "")) >= reader.SHORTEST_SECRET]
 
 
 def variable(name: str) -> str:
@@ -144,6 +147,15 @@ def _reader(env: Mapping[str, str]) -> Reader:
 
 def _given(env: Mapping[str, str], name: str) -> str:
     return env.get(variable(name), "").strip()
+
+
+def _comment_id(env: Mapping[str, str], asked: Reader) -> str:
+    """What was asked; else, of a job with `parallel`, its name: legs of a matrix do not write over each other."""
+    given = asked.comment_id(marker)
+    if given != "default" or env.get("CI_NODE_TOTAL", "1") in ("", "1"):
+        return given
+    leg = re.sub(r"[^A-Za-z0-9._]+", "-", env.get("CI_JOB_NAME", "")).strip("-")
+    return leg[-64:].strip("-") or given
 
 
 def _token(env: Mapping[str, str]) -> SecretStr | None:

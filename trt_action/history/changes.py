@@ -20,6 +20,8 @@ PRICE = 18.0
 """Of one change, in squared deviations."""
 SHORTEST = 3
 """Runs that a level must hold: one or two runs are never a change."""
+LEAST = 2 * SHORTEST
+"""Runs among which a change can be found."""
 SMALLEST = 2.0
 """Deviations that two levels must lie apart."""
 LAG = 3
@@ -41,7 +43,7 @@ def change_points(values: Floats, smallest: float, floor: float) -> list[int]:
         smallest: smallest difference of two levels that matters, in the unit of `values`.
         floor: the deviation is taken as at least this.
     """
-    if len(values) < 2 * SHORTEST:
+    if len(values) < LEAST:
         return []
     scale = max(deviation(values), floor)
     least = max(smallest, SMALLEST * scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -58,6 +59,11 @@ class Series:
     def values(self, metric: Name) -> dict[int, Value]:
         """By index of the point."""
         return {place: one.values[metric] for place, one in enumerate(self.points) if metric in one.values}
+
+    @property
+    def comparable(self) -> int:
+        """The most runs that were measured under the same conditions."""
+        return max(Counter(one.host for one in self.points).values())
 
     def as_json(self) -> dict[str, Any]:
         """For other programs."""

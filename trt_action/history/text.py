@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trt_action.history import words
+from trt_action.history.changes import LEAST
 from trt_action.history.points import METRICS
 from trt_action.history.series import Series
 from trt_action.report import escape
@@ -68,7 +69,9 @@ def _changes(one: Series) -> list[str]:
         f"{METRICS[c.metric].title}: **{words.size(c)}** ({words.judged(c)}), {words.levels(c)}, "
         f"at `{words.commit(one.points[c.since])}`, held for {fmt.plural(c.runs, 'run')}"
         for c in one.changes[-MAX_CHANGES:]
-    ] or ["No change of level."]
+    ] or [
+        "No change of level." if one.comparable >= LEAST else f"{LEAST} comparable runs are the least to see a change."
+    ]
 
 
 def _last_break(one: Series) -> list[str]:
