@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from tests.gpu.conftest import shareable
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = ("orjson", "starlette", "uvicorn", "uvloop", "httptools", "nacl", "cryptography", "zstandard", "syft")
@@ -22,3 +25,8 @@ def test_the_tests_of_the_gpu_are_found_without_other_extras() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert "tests/gpu/test_tensorrt.py" in done.stdout
+
+
+def test_the_report_does_not_tell_who_made_it() -> None:
+    said = f"{ROOT}/tests/x.py: no {Path.home()}/.cache, no {tempfile.gettempdir()}/pytest-of-jane/pytest-0/engine.plan"
+    assert shareable(said) == "./tests/x.py: no ~/.cache, no TMP/pytest/pytest-0/engine.plan"

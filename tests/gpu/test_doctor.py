@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.conftest import missing
 from trt_action.doctor import Asked, checks
 from trt_action.engine import devices
 
-pytestmark = pytest.mark.usefixtures("needs_onnxruntime")
+
+@pytest.mark.usefixtures("needs_device_files_only")
+def test_the_gpu_that_is_here_can_be_used() -> None:
+    """Or everything else would be skipped, and the run would look well."""
+    assert missing() == ""
 
 
+@pytest.mark.usefixtures("needs_onnxruntime")
 def test_a_gpu_that_works(tmp_path: Path) -> None:
     asked = Asked(tmp_path, tmp_path, os.environ, backend="onnxruntime", device="cuda")
     found = {check.name: check for check in checks(asked)}

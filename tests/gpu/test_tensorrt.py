@@ -55,7 +55,7 @@ def build(backend: str, convs: Make, tmp_path: Path) -> Build:
         return engine.obtain(
             model,
             Recipe(precision),
-            Dataset({"x": feeds(16)["x"]}, None, "", "calibration") if precision == "int8" else None,
+            Dataset({"x": feeds(16)["x"]}, None, "0" * 64, "calibration", 16) if precision == "int8" else None,
             backend=backend,
             options=replace(GPU, tf32=precision == "tf32", **options),
             cache=cache or engine.Cache(None, 1),
@@ -164,12 +164,18 @@ def test_a_workspace_of_a_tenth_of_the_memory(build: Build) -> None:
     session.close()
 
 
-@pytest.mark.parametrize("chosen", ["with-lean", "same-compute-capability", "50%"])
+PLANS = {
+    "version compatible": TensorRTOptions(version_compatible="with-lean"),
+    "hardware compatible": TensorRTOptions(hardware_compatibility="same-compute-capability"),
+    "weights streamed": TensorRTOptions(weight_streaming="50%"),
+}
+
+
+@pytest.mark.parametrize("chosen", PLANS)
 def test_plans_of_other_kinds(build: Build, convs: Make, backend: str, chosen: str) -> None:
-    if backend == "tensorrt-rtx" and chosen != "50%":
+    if backend == "tensorrt-rtx" and chosen != "weights streamed":
         pytest.skip("TensorRT for RTX has no such plans")
-    names = {"with-lean": "version_compatible", "same-compute-capability": "hardware_compatibility", "50%": "weight_streaming"}
-    session = load(build(tensorrt=TensorRTOptions(**{names[chosen]: chosen})))
+    session = load(build(tensorrt=PLANS[chosen]))
     session.bind(feeds())
     session.run()
     assert error(session.fetch()["y"], reference(convs(), feeds())) < ERRORS["fp32"]
