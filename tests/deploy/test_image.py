@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.deploy.conftest import TOKEN, manifest
+from tests.deploy.conftest import ROOT, TOKEN, manifest
 from tests.doubles.kubernetes import server
 from tests.doubles.kubernetes.controllers import Image
 from tests.doubles.kubernetes.server import Identity, Kubernetes
@@ -149,6 +152,25 @@ def test_by_the_command_line(k8s: Kubernetes, published: Published, capsys: pyte
     assert "nothing earlier is recorded" in capsys.readouterr().err
     assert cli.main(["rollback", *WHERE, "--to", digest]) == 0
     assert TOKEN not in str(capsys.readouterr())
+
+
+def test_the_example_that_is_started_by_hand(k8s: Kubernetes, published: Published, tmp_path: Path) -> None:
+    """Its own script, with the command beside this Python."""
+    workflow = yaml.safe_load((ROOT / "examples/workflows/rollback.yml").read_text())
+    (step,) = workflow["jobs"]["rollback"]["steps"]
+    config = k8s.kubeconfig(tmp_path / "config", token=TOKEN).read_text()
+    env = {"CONFIG": config, "REGISTRY_PASSWORD": "x", "GITHUB_ACTOR": "octocat", "HOME": str(tmp_path)}
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for given, words in ((f"{published.name}@{published.digest}", "rolled out"), ("", "rolled back to")):
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step["run"]],
+            env={**env, "IMAGE": given, "PATH": path, "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert words in done.stdout, done.stdout + done.stderr
 
 
 def test_the_registrys_flags_are_not_the_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
