@@ -54,6 +54,7 @@ def story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
         draft.fingerprint = fingerprint()
     with work.stage(draft, "data", "Prompts"):
         asked = read(draft, work)
+        _check_asked(asked, parts)
         places = sides.places(s, os.environ)
         draft.base_note = "" if "base" in places else "No `base-endpoint` is named: head is judged alone."
         draft.warnings += (text for place in places.values() for text in sides.warnings(place))
@@ -95,6 +96,14 @@ def read(draft: Draft, work: Work) -> Asked:
         raise SettingsError("There is nothing to ask.", fix="Set `prompts`, `quality`, or both.")
     answered = PromptFile(timed.questions, timed.sha256) if timed.questions else None
     return Asked(timed, answered, timed.prompts[0])
+
+
+def _check_asked(asked: Asked, parts: frozenset[Part]) -> None:
+    """Raises: SettingsError: the command has nothing to do with what the files hold."""
+    if asked.timed is None and "accuracy" not in parts:
+        raise SettingsError("There are no prompts to time.", fix="Set `prompts`, or use `trt-action accuracy`.")
+    if asked.questions is None and parts == {"accuracy"}:
+        raise SettingsError("There are no questions with right answers.", fix="Set `quality: FILE` (docs/llm.md).")
 
 
 def compare(
@@ -163,7 +172,9 @@ def _passes(
     """Load and questions, on sides that are up for both."""
     loaded = asked.timed is not None and "bench" in parts
     checked = asked.questions is not None and "accuracy" in parts
-    if not checked:
+    if "accuracy" not in parts:
+        draft.accuracy = Accuracy(not_checked="This command asks no questions.")
+    elif not checked:
         draft.accuracy = Accuracy(not_checked="There are no questions with right answers (`quality`).")
     if not (loaded or checked):
         return

@@ -184,9 +184,10 @@ def test_what_a_reviewer_reads(run: Run, openai: OpenAI) -> None:
 
 
 def test_a_side_that_dies_while_it_is_compared_leaves_no_verdict(run: Run, openai: OpenAI) -> None:
-    openai.faults = [""] * 60
+    openai.seconds_per_token = 0.005  # four answers per block at most, on any host
+    openai.faults = [""] * 90
     openai.always = "500"
-    _, found = run("compare", endpoint=openai.url, base_endpoint=openai.url, max_seconds="20")
+    _, found = run("compare", endpoint=openai.url, base_endpoint=openai.url, max_seconds="120", request_timeout="20s")
     assert found.comparison is not None
     assert found.comparison.verdict == "inconclusive"
     assert "answered 500" in found.comparison.reason
@@ -212,6 +213,30 @@ def test_two_sides_with_two_keys(run: Run, openai: OpenAI, monkeypatch: pytest.M
     assert found.error is not None
     assert found.error.what.startswith("base: ")
     assert KEY not in found.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "words"),
+    [
+        ("bench", {"prompts": "", "quality": "quality.jsonl"}, "no prompts to time"),
+        (
+            "compare",
+            {"prompts": "", "quality": "quality.jsonl", "base_endpoint": "http://host/v1"},
+            "no prompts to time",
+        ),
+        ("accuracy", {}, "no questions"),
+    ],
+)
+def test_a_command_with_nothing_to_do_is_refused(
+    run: Run, openai: OpenAI, tmp_path: Path, command: str, settings: dict[str, str], words: str
+) -> None:
+    (tmp_path / "quality.jsonl").write_text('{"prompt": "a", "expected": "b"}\n')
+    code, found = run(command, endpoint=openai.url, **settings)
+    assert code == 2
+    assert found.error is not None
+    assert words in found.error.what
+    code, found = run("bench", endpoint=openai.url, quality="quality.jsonl")
+    assert (code, found.accuracy.not_checked) == (0, "This command asks no questions.")
 
 
 @pytest.mark.parametrize("key", ["sk-canary\nx", "“sk-canary”", "Bearer sk-canary", "sk-canary\udcff"])
