@@ -79,6 +79,11 @@ bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks
 bench-history: $(STAMP) ## false alarms and power of `trt-action history` on synthetic series, into docs/history.md (~4 min)
 	$(BIN)/python benchmarks/history.py --write docs/history.md
 
+bench-llm: $(STAMP) ## false alarms and power for served language models, beside the usual rule, into docs/benchmarks.md (~1.5 h; TRIALS=5 is short)
+	$(BIN)/python benchmarks/llm.py --trials $(TRIALS) --out build/bench-llm.jsonl
+	$(BIN)/python benchmarks/llm.py --trials $(TRIALS) --out build/bench-llm.jsonl --server waiting
+	$(BIN)/python benchmarks/llm.py --report build/bench-llm.jsonl --write docs/benchmarks.md
+
 bench-serve: $(STAMP) ## the server beside a bare Starlette app, mlserver, kserve and litserve, into docs/benchmarks.md (~15 min; needs wrk, two CPUs, 1.2 GB in build/serve)
 	$(BIN)/python benchmarks/serve.py --write docs/benchmarks.md
 
