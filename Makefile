@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 
-.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-history bench-serve soak bench-images bench-runtimes clean
+.PHONY: help demo test test-gpu mlflow modelopt test-modelopt bench-search lint types docs screenshot bench bench-gate bench-stats bench-publish bench-history bench-llm bench-serve soak bench-images bench-runtimes clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -79,7 +79,7 @@ bench-publish: $(STAMP) ## publishing beside `docker push`, into docs/benchmarks
 bench-history: $(STAMP) ## false alarms and power of `trt-action history` on synthetic series, into docs/history.md (~4 min)
 	$(BIN)/python benchmarks/history.py --write docs/history.md
 
-bench-llm: $(STAMP) ## false alarms and power for served language models, beside the usual rule, into docs/benchmarks.md (~1.5 h; TRIALS=5 is short)
+bench-llm: $(STAMP) ## false alarms and power for served language models, beside the usual rule, into docs/benchmarks.md (~2 h; TRIALS=5 is the short form)
 	$(BIN)/python benchmarks/llm.py --trials $(TRIALS) --out build/bench-llm.jsonl
 	$(BIN)/python benchmarks/llm.py --trials $(TRIALS) --out build/bench-llm.jsonl --server waiting
 	$(BIN)/python benchmarks/llm.py --report build/bench-llm.jsonl --write docs/benchmarks.md
