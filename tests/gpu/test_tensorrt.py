@@ -28,6 +28,7 @@ from trt_action.engine.tensorrt_options import TensorRTOptions
 from trt_action.errors import BackendUnavailableError, BuildError, DataError
 from trt_action.precision import Recipe
 
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")  # of the installed library, whichever it is
 ROOT = Path(__file__).resolve().parents[2]
 GPU = RuntimeOptions(device="cuda:0")
 SHAPES = {"x": {"min": [1, 64, 32, 32], "opt": [2, 64, 32, 32], "max": [8, 64, 32, 32]}}

@@ -22,7 +22,7 @@ from trt_action.engine import building
 from trt_action.engine.backend import BuildContext, RuntimeOptions
 from trt_action.engine.building import BuiltEngine
 from trt_action.engine.cache import Cache
-from trt_action.engine.tensorrt import configure, library, plan, progress
+from trt_action.engine.tensorrt import configure, library, log, plan, progress
 from trt_action.engine.tensorrt.backend import TensorRTRtxBackend
 from trt_action.engine.tensorrt_options import TensorRTOptions
 from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError, TrtActionError
@@ -273,6 +273,22 @@ def test_what_has_no_effect_is_noted(conv: Path, tmp_path: Path) -> None:
     assert warned == [
         "`hardware-compatibility` has no effect with TensorRT for RTX: its targets are `compute-capabilities`."
     ]
+
+
+def test_errors_of_a_build_that_ends_well_are_noted(
+    conv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = log.logger
+
+    def complaining(trt: Any, said: log.Log) -> Any:
+        said.add("ERROR", "IBuilder::build: Error Code 2: OutOfMemory (A tactic was skipped. In x at /_src/y.cpp:3)")
+        return made(trt, said)
+
+    monkeypatch.setattr(log, "logger", complaining)
+    warned: list[str] = []
+    context = BuildContext(shapes=fixed(x=[1, 1, 8, 8]), warn=warned.append)
+    TensorRTRtxBackend().build(conv, tmp_path, OPTIONS, context)
+    assert warned == ["TensorRT for RTX built the engine, and reported errors (1 lines): A tactic was skipped."]
 
 
 def test_what_decides_the_plan_is_in_the_key(conv: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def _compile(
         raise causes.found(said, situation)
     if said.errors:
         context.warn(
-            f"{flavour.title} built the engine, and reported errors: {causes.readable(said.errors[0])} ({len(said.errors)} in all)."
+            f"{flavour.title} built the engine, and reported errors ({len(said.errors)} lines): {causes.readable(said.errors[0])}"
         )
     if timings:
         timing.keep(config, timings)

@@ -115,6 +115,7 @@ def _range(tensor: Any, ranges: Ranges) -> tuple[tuple[int, ...], tuple[int, ...
 def _holds_sizes(name: str) -> BuildError:
     return BuildError(
         f"Input {quote(name)} holds sizes, not data: TensorRT must know the range of its values when it builds.",
-        why="Its values decide the shape of another tensor (e.g. the target of a Reshape or Resize).",
-        fix="Make these sizes constants of the model, or take them from the shape of another input.",
+        why="Its values decide the shape of another tensor (e.g. the target of a Reshape or Resize, the `k` of a TopK); "
+        "`shapes` gives ranges of shapes, not of values, so such inputs are not supported.",
+        fix="Make these sizes constants of the model, or export it with sizes taken from the shape of another input.",
     )
