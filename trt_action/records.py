@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4"]
 
@@ -13,10 +14,27 @@ Name = Annotated[str, Field(max_length=1_000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+MAX_INTEGER = 2**63 - 1
+"""No count or size is larger, and evidence may be a stranger's: Python cannot divide one of 400 digits."""
+
+
 class Record(BaseModel):
     """Frozen, closed, and without surprises in JSON: NaN and infinity are refused (use None)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        for name, value in self.__dict__.items():
+            if any(isinstance(one, int) and abs(one) > MAX_INTEGER for one in _values(value)):
+                raise ValueError(f"`{name}` holds an integer of more than 64 bits")
+        return self
+
+
+def _values(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else (value,)
 
 
 class Interval(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,7 +76,13 @@ def test_every_image_of_an_index(registry: Registry, repository: str) -> None:  
 def test_evidence_of_strangers(registry: Registry, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Broken, too large, twice: each is noted, and the others are shown."""
     publish(registry, repository, 0, "good")
-    for tag, content in (("broken", b'{"schema_version": "9"}'), ("nested", b"[" * 100_000), ("large", b" " * 90_000)):
+    absurd = re.sub(r'"bytes":\d+', f'"bytes":1{"0" * 400}', run(1).model_dump_json()).encode()
+    for tag, content in (
+        ("broken", b'{"schema_version": "9"}'),
+        ("nested", b"[" * 100_000),
+        ("large", b" " * 90_000),
+        ("absurd", absurd),
+    ):
         image = images.push(registry, repository, tag, created=when(1))
         registry.attach(repository, image.descriptor, attest.EVIDENCE, [Blob.of(content, attest.EVIDENCE)])
     twice = publish(registry, repository, 2, "twice")
@@ -87,6 +94,7 @@ def test_evidence_of_strangers(registry: Registry, repository: str, monkeypatch:
     assert dict(found.left_out) == {
         "broken": "its evidence is not of this version's schema",
         "nested": "its evidence is too large or not what its digest says",
+        "absurd": "its evidence is not of this version's schema",
         "large": "its evidence is too large or not what its digest says",
         "twice": "more than one evidence is attached",
     }
