@@ -120,6 +120,7 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
     """Scheme, host and port: who gets what is sent to `url`. Without host where it is no address."""
     try:
         parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # a label that is empty or too long: urllib3 would trip over it
     except ValueError:
         return "", None, None
     try:

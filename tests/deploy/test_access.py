@@ -241,11 +241,17 @@ def test_an_address_and_a_token(k8s: Kubernetes) -> None:
 
 
 @pytest.mark.parametrize(
-    "server", ["http://cluster.example", "ftp://x", "https://", "https://[::1", "https://x:99999", "x"]
+    "server", ["http://cluster.example", "ftp://x", "https://", "https://[::1", "https://x:99999", "https://a..b", "x"]
 )
 def test_what_is_no_address_of_a_cluster(server: str) -> None:
     with pytest.raises(SettingsError, match="is no https address of a cluster"):
         access.find(Asked(server=server, token=SecretStr("x")), {})
+
+
+@pytest.mark.parametrize("proxy", ["proxy", "http://a..b", "http://[::1"])
+def test_what_is_no_address_of_a_proxy(proxy: str, config: Config) -> None:
+    with pytest.raises(SettingsError, match="is no address of a proxy"):
+        access.find(Asked(kubeconfig=config({"token": TOKEN}, {"proxy-url": proxy})), {})
 
 
 def test_a_server_that_is_no_cluster(tmp_path: Path) -> None:

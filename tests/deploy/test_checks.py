@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -74,7 +76,18 @@ def test_an_address(numbers: doubles.Prometheus, deploy: Deploy, session: reques
 
 @pytest.mark.parametrize(
     "text",
-    ["", "pod", "service/x", "service/X:80", "ftp://x", "pods:123456", "https://", "https://[::1", "https://x:99999"],
+    [
+        "",
+        "pod",
+        "service/x",
+        "service/X:80",
+        "ftp://x",
+        "pods:123456",
+        "https://",
+        "https://[::1",
+        "https://x:99999",
+        "https://a..b",
+    ],
 )
 def test_nobody_to_ask(text: str) -> None:
     with pytest.raises(SettingsError):
@@ -138,6 +151,35 @@ def test_a_server_that_is_not_there(deploy: Deploy, session: requests.Session, k
         deploy(Checks(rules=RULES, prometheus=Prometheus(session, "http://127.0.0.1:9")))
     assert "Prometheus does not answer: no connection" in caught.value.why
     assert put_back(k8s)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: 100\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\n10\r\n{",
+        b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    ],
+    ids=["short", "cut", "no-gzip"],
+)
+def test_an_answer_that_breaks_off(answer: bytes, session: requests.Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        with pytest.raises(DeployError, match="Prometheus does not answer"):
+            Prometheus(session, f"http://127.0.0.1:{listening.getsockname()[1]}").value("up")
+        thread.join()
+
+
+def test_a_redirect_to_nowhere_is_no_answer(session: requests.Session) -> None:
+    assert Checks(session=session)._status("https://a..b") == 0
 
 
 def test_pods_that_die_meanwhile(

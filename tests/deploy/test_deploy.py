@@ -6,15 +6,17 @@ import dataclasses
 import time
 
 import pytest
+from pydantic import SecretStr
 
 from tests.deploy.conftest import NAME, NEW, OLD, OTHER, RESOURCES, TOKEN, Put, facts, order
 from tests.doubles.kubernetes.controllers import Image
 from tests.doubles.kubernetes.server import Fault, Kubernetes
 from trt_action.deploy import deploying
+from trt_action.deploy.access import Access, Login
 from trt_action.deploy.cluster import Cluster
 from trt_action.deploy.facts import KEYS, PREFIX
 from trt_action.deploy.rollout import Limits
-from trt_action.errors import DeployError
+from trt_action.errors import DeployError, SettingsError
 
 EVERY = pytest.mark.parametrize("kind", list(RESOURCES))
 
@@ -283,6 +285,26 @@ def test_a_patch_whose_answer_is_lost(kind: str, k8s: Kubernetes, put: Put, clus
     assert deploying.deploy(cluster, facts(), order(log)).done == "deployed"
     assert notes_of(k8s)["previous-image"] == OLD
     assert image_of(k8s) == NEW
+
+
+def test_a_login_that_ends_in_the_middle_and_is_not_renewed(
+    k8s: Kubernetes, put: Put, access: Access, log: list[str]
+) -> None:
+    """The login program works once. Nothing can be put back then, and it is said what is to be done."""
+    put()
+    logins = iter([Login(SecretStr(TOKEN))])
+
+    def login() -> Login:
+        for one in logins:
+            return one
+        raise SettingsError("The login program `aws` failed.", fix="Log in.")
+
+    k8s.faults = [Fault("GET", "deployments/detector", status=401, times=999, skip=1)]
+    with Cluster(dataclasses.replace(access, login=login)) as cluster, pytest.raises(DeployError) as caught:
+        deploying.deploy(cluster, facts(), order(log))
+    assert "login program `aws` failed" in caught.value.what
+    assert "Putting it back failed as well" in caught.value.why
+    assert "trt-action rollback" in caught.value.fix
 
 
 def test_a_cluster_that_goes_away_in_the_middle(k8s: Kubernetes, put: Put, cluster: Cluster, log: list[str]) -> None:

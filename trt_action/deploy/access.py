@@ -61,6 +61,11 @@ class Access:
                 why="Without TLS everybody on the way could read the token; plain http is for this machine alone.",
                 fix="Write it as `https://cluster.example.com:6443`.",
             )
+        if self.proxy and not http.origin(self.proxy)[1]:
+            raise SettingsError(
+                f"`proxy-url` is {quote(self.proxy)}, which is no address of a proxy ({self.origin}).",
+                fix="Write it as `http://proxy.example.com:3128`.",
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import requests
+from urllib3.exceptions import LocationParseError
 
 from trt_action import __version__, http
 from trt_action.deploy import progress, prometheus
@@ -156,7 +157,7 @@ class Checks:
                 stream=True,
             ) as response:
                 return response.status_code
-        except requests.RequestException:
+        except (requests.RequestException, LocationParseError):  # the latter where a redirect names no host
             return 0
 
 

@@ -21,7 +21,7 @@ from trt_action.console import clean
 from trt_action.deploy import tls
 from trt_action.deploy.access import Access, Login
 from trt_action.deploy.workload import Json, Patch
-from trt_action.errors import DeployError
+from trt_action.errors import DeployError, SettingsError
 from trt_action.inputs import quote
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
@@ -143,6 +143,18 @@ class Cluster:
         self._secret = login.token.get_secret_value() if login.token else ""
         tls.prepare(self._session, self.access, login)
 
+    def _renew(self) -> None:
+        """Log in again. In the middle of a rollout this is a failure of the cluster's: who changed it must put it back."""
+        try:
+            self._login(self.access.login())
+        except SettingsError as error:
+            raise DeployError(
+                f"The login to the cluster has ended, and there is no new one: {error.what}",
+                why=error.why,
+                fix=error.fix,
+                status=401,
+            ) from None
+
     def _call(
         self, method: str, path: str, params: Mapping[str, str], body: bytes | None = None, content_type: str = ""
     ) -> _Answer:
@@ -154,7 +166,7 @@ class Cluster:
                 return got
             if isinstance(got, _Answer) and got.status == 401 and not renewed:
                 renewed = True
-                self._login(self.access.login())
+                self._renew()
                 continue
             wait = self._wait(got, tries.number)
             words = got.reason if isinstance(got, http.Lost) else f"HTTP {got.status}"

@@ -92,10 +92,14 @@ class Prometheus:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                status, content = response.status_code, response.raw.read(MAX_BYTES, decode_content=True)
+                status, content = response.status_code, bytearray()
+                for piece in response.iter_content(65_536):
+                    content += piece
+                    if len(content) > MAX_BYTES:
+                        raise DeployError("Prometheus' answer is too large.", fix=_FIX)
         except requests.RequestException as error:
             raise DeployError(f"Prometheus does not answer: {http.lost(error).reason}.", fix=_FIX) from None
-        answer = _json(content)
+        answer = _json(bytes(content))
         if status != 200 or answer.get("status") != "success":
             said = clean(str(answer.get("error") or ""))[:300]
             raise DeployError(f"Prometheus refused the query: HTTP {status}.", why=said, fix=_FIX, status=status)
