@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trt_action import __version__, console, draft, errors, files, gpu, judge, pipeline, report, settings
 from trt_action import gitlab_delivery as delivery
 from trt_action.draft import error_info
+from trt_action.engine import kept
 from trt_action.evidence import Evidence, Tool
 from trt_action.gitlab_job import Job
 from trt_action.inputs import quote
@@ -24,6 +25,7 @@ from trt_action.settings import Settings
 
 if TYPE_CHECKING:
     from trt_action.console import Console
+    from trt_action.publish.version import Version
 
 BUILT = "built.json"
 MAX_BUILT_BYTES = 1_000_000
@@ -98,11 +100,22 @@ def publish(job: Job) -> int:
     known = [place for place, engine in enumerate(engines) if engine.folder.name in by_name]
     return delivery.record(
         job,
-        [engines[place].evidence for place in known],
+        [_with_series(engines[place], chosen) for place in known],
         [by_name[engines[place].folder.name] for place in known],
         images=[images[place] for place in known] if images else [],
         register=True,
     )
+
+
+def _with_series(engine: Version, chosen: Sequence[Settings]) -> Evidence:
+    """The evidence as the test job has left it among its results, whose report draws more than an image carries; the
+    engine's own where that is not the same run."""
+    one = next(one for one in chosen if report.slug(one.display_name) == engine.folder.name)
+    try:
+        whole = report.read_evidence(delivery.folder_of(one, chosen) / kept.EVIDENCE)
+    except errors.TrtActionError:
+        return engine.evidence
+    return whole if kept.without_series(whole) == engine.evidence else engine.evidence
 
 
 def _holds(evidence: Evidence) -> bool:

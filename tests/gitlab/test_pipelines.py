@@ -27,12 +27,13 @@ from tests.history.samples import commit
 from tests.publish import images
 from tests.publish.test_publishing import runtime_base
 from tests.report.test_ci_reports import SCHEMA
-from trt_action import report
+from trt_action import gitlab_stages, report
 from trt_action.discussion import without_stamp
 from trt_action.gitlab import inputs
-from trt_action.publish import artifacts, contents
+from trt_action.publish import artifacts, contents, version
 from trt_action.publish.credentials import Credentials
 from trt_action.publish.registry import Registry
+from trt_action.settings import Settings
 
 TOKEN = "glpat-canary0123456789abcdef"  # noqa: S105 - the double's own
 QUICK = CONFIG.replace("10s", "3s").replace("max-latency-regression: 50%", "max-latency-regression: 900%")
@@ -219,6 +220,22 @@ def test_a_push_to_the_default_branch(pushed: Pushed, registry: Registry, locked
     assert "**digits · int8 · CPU · onnxruntime**, 3 runs" in told
     assert "xychart-beta" in told
     check_secrets(done, TOKEN, PASSWORD, JOB_TOKEN)
+
+
+def test_what_is_recorded_of_a_published_run_has_its_series(pushed: Pushed, tmp_path: Path) -> None:
+    """The image's evidence has none; the test job's results are taken only if they are of the same run."""
+    test = _copied(pushed.done["trt-action-test"], tmp_path)
+    engine = version.read(tmp_path / ".trt-action/kept/digits")
+    one = Settings.model_validate({"model": "a.onnx", "name": "digits", "output": str(tmp_path / "trt-action-report")})
+    whole = gitlab_stages._with_series(engine, [one])
+    assert whole.head
+    assert whole.head.latency
+    assert whole.head.latency.series
+    path = test.workspace / "trt-action-report/evidence.json"
+    path.write_text(path.read_text().replace(pushed.project.main, "f" * 40))
+    assert gitlab_stages._with_series(engine, [one]) == engine.evidence
+    path.unlink()
+    assert gitlab_stages._with_series(engine, [one]) == engine.evidence
 
 
 def test_a_release_gets_its_tags(pushed: Pushed, registry: Registry) -> None:
