@@ -67,6 +67,19 @@ def test_one_line_changes(path: str, old: str, new: str, end: str) -> None:
     assert bump(after, Wish(IMAGE, (path,)), "app.yaml") == after
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "wanted"),
+    [
+        ("digest: # by CI\nx: 1\n", "digest", f"digest: {DIGEST} # by CI\nx: 1\n"),
+        ("a:\n  digest:", "a.digest", f"a:\n  digest: {DIGEST}"),
+        ("- a\n-\n", "[1]", f"- a\n- {DIGEST}\n"),
+        ('digest: ""\n', "digest", f'digest: "{DIGEST}"\n'),
+    ],
+)
+def test_nothing_stands_there_yet(text: str, path: str, wanted: str) -> None:
+    assert bump(text.encode(), Wish(IMAGE, digest=(path,)), "x.yaml").decode() == wanted
+
+
 def test_bytes_that_are_no_ascii() -> None:
     before = "\ufeff# überall größer 🚀\nimage: a:1 # ≤ ja\nname: ö".encode()
     after = bump(before, Wish(IMAGE, ("image",)), "x.yaml")
@@ -114,6 +127,10 @@ def test_a_name_that_needs_no_other() -> None:
         ("x: &i {image: old}\na: *i\n", "a.image", "alias"),
         ("x: &i\n  - image: old\na: *i\n", "a[0].image", "alias"),
         ("image: a", "imag", "is not in"),
+        ("image: a\nimage: b\n", "image", "is there 2 times"),
+        ("", "image", "is empty"),
+        ("a: {image}", "a.image", "is empty"),
+        ("image: &i\n", "image", "is empty"),
         ("image: a\n---\nimage: b\n", "image", "is in 2 documents"),
         ("a: [1", "a", "is no YAML"),
         ("{{- if .Values.x }}\nb: 1", "b", "is no YAML"),

@@ -141,6 +141,8 @@ def _inserted(text: str, entry: yaml.MappingNode, lines: Sequence[str], name: st
 
 def _edit(text: str, node: yaml.ScalarNode, value: str, path: str, name: str) -> Edit:
     """The scalar's own characters, its quotes kept; an anchor or a tag before it stays."""
+    if node.style is None and not node.value:
+        return _filled(text, node, value, path, name)
     start, end = _exact(text, node)
     if node.style in ("|", ">"):
         raise SettingsError(
@@ -151,6 +153,16 @@ def _edit(text: str, node: yaml.ScalarNode, value: str, path: str, name: str) ->
         raise SettingsError(f"{quote(value)} cannot be written without quotes.", fix=f"Put `{path}` into quotes.")
     mark = node.style or ""
     return Edit(start, end, f"{mark}{value}{mark}")
+
+
+def _filled(text: str, node: yaml.ScalarNode, value: str, path: str, name: str) -> Edit:
+    """Nothing stands there yet: `key:` or `-`, perhaps with a comment behind it."""
+    place = node.start_mark.index
+    if text[place - 1 : place] not in (":", "-") or not _PLAIN.fullmatch(value):
+        raise SettingsError(
+            f"`{path}` in {quote(name)}, line {node.start_mark.line + 1}, is empty.", fix="Write the image there once."
+        )
+    return Edit(place, place, f" {value}")
 
 
 def _exact(text: str, node: yaml.ScalarNode) -> tuple[int, int]:
@@ -186,6 +198,8 @@ def _resolved(text: str, path: str, document: str | None, name: str) -> yaml.Nod
     steps = _steps(path)
     documents = list(enumerate(_documents(text, name)))
     chosen = [(number, one) for number, one in documents if document in (None, str(number), _called(one))]
+    if not documents:
+        raise SettingsError(f"The file {quote(name)} is empty.", fix="Name the right file.")
     if not chosen:
         known = [_called(one) or str(number) for number, one in documents]
         raise SettingsError(
@@ -228,11 +242,16 @@ def _walked(node: yaml.Node, steps: Sequence[tuple[str, Any]], path: str, name: 
 def _child(node: yaml.Node, kind: str, what: Any) -> tuple[yaml.Node, int]:
     """The node of one step, and where it begins at the earliest if it is no alias."""
     if kind == "key":
-        keys = []
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-            if key.value == what:
-                return value, key.end_mark.index
-            keys.append(str(key.value))
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [str(key.value) for key, _ in pairs]
+        found = [(value, key.end_mark.index) for key, value in pairs if key.value == what]
+        if len(found) > 1:
+            raise SettingsError(
+                f"{quote(what)} is there {len(found)} times in one mapping, at line {found[-1][0].start_mark.line + 1} too.",
+                fix="Remove one: most readers take the last.",
+            )
+        if found:
+            return found[0]
         near = nearest(what, keys)
         raise _MissingError(f"There is no {quote(what)}" + (f"; there is {quote(near)}." if near else "."))
     items = node.value if isinstance(node, yaml.SequenceNode) else []
