@@ -271,6 +271,7 @@ def _build(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(evidence.model_dump_json(indent=2))
         elif evidence.error is None:
+            console.show(report.searched(evidence))
             print(folder)
         code = code or (evidence.error.exit_code if evidence.error else 0)
         if _stopped(evidence):

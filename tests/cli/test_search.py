@@ -45,6 +45,14 @@ def test_what_is_printed_can_be_committed(door: Door, digits: Path) -> None:
     assert second["sha256"] == first["sha256"]
 
 
+def test_build_says_it_too(door: Door, digits: Path) -> None:
+    configure(door, digits, SEARCHED)
+    result = door("build", "--output", "kept")
+    assert result.code == 0, result.err
+    assert 'To commit, instead of searching again:\n  precision: int8\n  exclude-nodes:\n    - "conv4"\n' in result.err
+    assert result.out.strip().endswith("kept")
+
+
 def test_comment_and_report_say_it(door: Door, digits: Path) -> None:
     configure(door, digits, SEARCHED)
     assert door("accuracy", "--output", "out").code == 0

@@ -225,3 +225,11 @@ def test_models_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     graphs.write(small, tmp_path / "prepared.onnx")
     assert not (tmp_path / "prepared.onnx.data").exists()
+
+
+def test_a_name_of_a_node_is_no_glob() -> None:
+    graph = perceptron().graph
+    first, second = (node for node in graph.node if node.op_type in ("MatMul", "Gemm"))
+    first.name, second.name = "layer[1]", "layer1"
+    assert graphs.matching(graph, ("layer[1]",)) == {"layer[1]"}
+    assert graphs.matching(graph, ("layer[12]",)) == {"layer1"}

@@ -149,7 +149,8 @@ def captured(node: NodeProto) -> set[str]:
 
 
 def matching(graph: GraphProto, patterns: Iterable[str], *, lenient: bool = False) -> set[str]:
-    """Names of the nodes that the user's names and globs mean; `lenient` passes over those that mean none.
+    """Names of the nodes that the user's names and globs mean; `lenient` passes over those that mean none. A node's own
+    name is no glob: `layer[1]` is not `layer1`.
 
     Raises:
         SettingsError: a pattern fits no node; names the nearest one.
@@ -157,7 +158,7 @@ def matching(graph: GraphProto, patterns: Iterable[str], *, lenient: bool = Fals
     names = [node.name for node in graph.node]
     found: set[str] = set()
     for pattern in patterns:
-        hits = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+        hits = {pattern} if pattern in names else {name for name in names if fnmatch.fnmatchcase(name, pattern)}
         if not hits and not lenient:
             close = nearest(pattern, names)
             raise SettingsError(

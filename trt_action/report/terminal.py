@@ -67,6 +67,11 @@ def _below_the_table(evidence: Evidence, one: View) -> list[Text]:
     return shown + _search(evidence, one.search)
 
 
+def searched(evidence: Evidence) -> RenderableType:
+    """What a search has found, and the lines to commit; nothing without one."""
+    return Group(*_search(evidence, search.line(evidence)))
+
+
 def _search(evidence: Evidence, line: str) -> list[Text]:
     found = search.of(evidence)
     if found is None:

@@ -226,8 +226,8 @@ class Hunt:
         if trial.share is None or trial.share >= limit - _ROUNDING:
             return True
         self.notes.append(
-            f"{recipe.precision} holds with {kept} layers kept, which leave {words.percent(trial.share)} of the work in it, "
-            f"below `min-precision-share: {words.percent(limit)}`."
+            f"{recipe.precision} holds with {kept} layer{'' if kept == 1 else 's'} kept: {words.percent(trial.share)} of the "
+            f"work is left in it, below `min-precision-share: {words.percent(limit)}`."
         )
         return False
 
