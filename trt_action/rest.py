@@ -261,8 +261,8 @@ class Client:
         )
 
     def _redacted(self, text: str) -> str:
-        """Without the token, should an answer repeat it."""
-        return text.replace(self._secret, "***") if self._secret else text
+        """Without the token, should an answer repeat it, also without the word before it (`Basic`)."""
+        return text.replace(self._secret.split()[-1], "***") if self._secret else text
 
     def _words(self, got: Answer | http.Lost) -> str:
         if isinstance(got, http.Lost):

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.proxy.seen.append((self.command, self.path, json.loads(body) if as_json else len(body)))
         fault = self.proxy.fault(self.command, self.path)
         if self.proxy.login is not None and self.headers.get("Authorization") != self.proxy.login:
-            said = f"You are not authenticated: {self.headers.get('Authorization')}"
+            said = f"You are not authenticated: {(self.headers.get('Authorization') or 'nobody').split()[-1]}"
             self._answer(401, {}, json.dumps({"error_code": "UNAUTHENTICATED", "message": said}).encode())
         elif fault and fault.kind == "silence":
             self.proxy.released.wait(60)

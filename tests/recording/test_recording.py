@@ -237,7 +237,7 @@ def test_a_login_is_sent_and_never_shown(
     assert "MLFLOW_TRACKING_TOKEN" in failed.value.fix
     shown = json.dumps([failed.value.what, failed.value.why, heard, repr(login), caplog.text])
     assert "canary" not in shown
-    assert header not in shown
+    assert header.split()[-1] not in shown
 
 
 def test_a_server_that_leaves_files_to_its_clients(keep: Keep, tmp_path: Path) -> None:
