@@ -119,7 +119,7 @@ def test_children_die_with_a_parent_that_is_killed(door: Door) -> None:
     [
         ("• Model", "trt_action.model.examine", 9, "was killed (SIGKILL)"),
         ("reading the model", "trt_action.precision.worker", 9, "was killed (SIGKILL)"),
-        ("building with", "trt_action.engine.worker", 9, "was killed (SIGKILL)"),
+        ("building with", "trt_action.engine.worker", 9, "was killed by the system (SIGKILL)"),
         ("latency of head", "trt_action.measure.worker", 9, "was killed (SIGKILL)"),
     ],
 )

@@ -17,7 +17,7 @@ from tests.doubles.registry import PASSWORD, USER, Running
 from tests.doubles.workflow import Leg, Workflow
 from tests.e2e.conftest import CONFIG, REPOSITORY, ROOT, TOKEN, Checkout, MakeCheckout, stand_in
 from tests.publish.conftest import LOGIN
-from trt_action.publish import signing, verify
+from trt_action.publish import artifacts, select, signing, verify
 from trt_action.publish.registry import Registry
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1_800)]
@@ -91,3 +91,25 @@ def test_a_push_is_published_and_its_release_promoted(
     public = signing.KeySigner.from_pem(SecretStr(key), SecretStr(PASSPHRASE)).public
     (verified,) = verify.verify(registry, NAME, "latest", public)
     assert verified.ok, verified
+
+
+def test_a_matrix_publishes_into_one_index(
+    run: Callable[..., dict[str, list[Leg]]], make_checkout: MakeCheckout, registry: Registry
+) -> None:
+    """The GPUs cannot be had here: each leg measures on the CPU, in a precision of its own. What holds is not the point."""
+    loose = CONFIG.replace("max-latency-regression: 50%\nmax-accuracy-drop: 5%\n", "base: none\n")
+    assert loose != CONFIG
+    checkout = make_checkout(loose)
+    precisions = {"A100": "int8", "L4": "fp32", "T4": "fp16"}
+
+    def change(inputs: dict[str, str]) -> dict[str, str]:
+        gpu = inputs.pop("gpu")
+        return {**inputs, "image": "acme/matrix", "precision": precisions[gpu]}
+
+    push = {"ref": "refs/heads/main", "before": checkout.base}
+    legs = run("gpu-publish.yml", checkout, "push", push, "refs/heads/main", change)["publish"]
+    assert [leg.result for leg in legs] == ["success"] * 3, "\n".join(leg.actions[0].log for leg in legs)
+    index = artifacts.resolve(registry, "acme/matrix", checkout.merge)
+    assert {one.digest for one in select.entries(index)} == {leg.actions[0].outputs["digest"] for leg in legs}
+    assert {one.precision for one in select.entries(index)} == set(precisions.values())
+    assert registry.digest("acme/matrix", "main") == index.digest

@@ -273,7 +273,7 @@ def compile_in_child(
             raise
         smaller = "" if backend == "onnxruntime" else "a smaller `workspace`, "
         raise OutOfMemoryError(
-            f"The build by {backend} was killed by the system, most likely because memory ran out.",
+            f"The build by {backend} was killed by the system (SIGKILL), most likely because memory ran out.",
             why=_during(phase, error.why),
             fix=f"Give the runner more memory, or use a smaller maximum shape or batch, {smaller}or fewer parallel jobs; "
             "`dmesg` on the host names the process that was killed.",
