@@ -1,4 +1,4 @@
-"""Which recipe holds the accuracy gates? The fastest precision of a backend, and the fewest layers kept above it.
+"""Which recipe holds the accuracy gates? The first precision of a backend's list, and the fewest layers kept above it.
 
 Calibration data rank the layers (`precision/sensitivity.py`), validation data decide: every candidate is the graph that the
 toolchain really makes, run on the CPU without graph optimisation and judged by the gates that judge the run, against the
@@ -31,8 +31,8 @@ __all__ = ["Found", "search", "wanted"]
 _ON_CPU: tuple[Precision, ...] = ("int8", "fp32")
 _ON_CUDA: tuple[Precision, ...] = ("fp16", "fp32")
 _ON_TENSORRT: tuple[Precision, ...] = ("int8", "fp16", "fp32")
-"""Candidates of `precision: auto`, fastest first. A CPU computes fp16 in float32, and ONNX Runtime's CUDA provider has
-no int8 kernels worth the name: neither gains anything there."""
+"""Candidates of `precision: auto`, in the order of what is known to be fast there; nothing is timed. A CPU computes fp16
+in float32, and ONNX Runtime's CUDA provider has no int8 kernels worth the name: neither gains anything there."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def search(
             hunt = Hunt(model, s, calibration, calibration or synthetic, trials, folder, progress)
             hunt.notes += _data_notes(calibration, validation)
             if s.precision == "auto":
-                outcome = _fastest(hunt, candidates(s.backend, device), recipe_of, calibration is not None)
+                outcome = _first_that_holds(hunt, candidates(s.backend, device), recipe_of, calibration is not None)
             else:
                 outcome = hunt.attempt(recipe_of(s.precision))
             record = hunt.record(outcome, decides)
     return Found(record.precision, tuple(record.exclude_nodes), record)
 
 
-def _fastest(
+def _first_that_holds(
     hunt: Hunt, names: tuple[Precision, ...], recipe_of: Callable[[Precision], Recipe], calibrated: bool
 ) -> Outcome:
     """The first candidate that holds, with layers kept where needed; the last one if none does."""

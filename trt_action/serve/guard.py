@@ -79,7 +79,8 @@ def check(served: Served, host: Host, *, refuse: bool) -> list[str]:
             f"The engine of {quote(served.place.model)} was not built for this host: {' '.join(found)}",
             why="An engine is compiled for one device and one version of its library; elsewhere it fails or computes "
             "something that nobody measured.",
-            fix="Run it on the hardware and with the image that it was built for, or build one for this host; "
+            fix="Run it on the hardware and with the image that it was built for (where an index holds images of several "
+            "GPUs, `trt-action select IMAGE` names the one for the GPU here), or build one for this host; "
             "`--other-hardware warn` serves it at your own risk.",
         )
     return found

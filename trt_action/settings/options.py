@@ -55,7 +55,8 @@ OPTIONS: tuple[Option, ...] = (
         "Precision and data",
         "fp32",
         "PRECISION",
-        "Precision of the engine; `auto` is the fastest one of the backend that holds the accuracy gates.",
+        "Precision of the engine; `auto` takes the first that holds the accuracy gates from a fixed list of the backend's "
+        "(docs/precision.md); nothing is timed for it.",
         ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4", "auto"),
     ),
     Option(
