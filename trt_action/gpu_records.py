@@ -82,6 +82,8 @@ class Telemetry(Record):
         0, ge=0, description="Timed windows with clocks held down, or moved by more than 10 %; measured again."
     )
     set_aside_thermal_seconds: float = Field(0, ge=0, description="The part of `violation_seconds.thermal` in them.")
+    disturbed: int = Field(0, ge=0, description="Such windows that count, because no more were set aside.")
+    held_down: int = Field(0, ge=0, description="Those of them with clocks held down: a doubt.")
     neighbours: list[GpuProcess] = Field(
         default_factory=list, description="Compute processes of others: seen before or after, when none of ours ran."
     )

@@ -280,3 +280,87 @@ def test_a_gpu_that_tells_no_clocks_has_no_windows_that_do_not_count(time: Time)
     watching = nvml.Watch(nvml.Gpu(FakeNvml(lacks=tuple(H200)), UUID), clock=time, sleep=time.sleep)
     watching.begin()
     assert not watching.again()
+
+
+def test_a_counter_that_is_missing_for_a_moment_is_no_heat(watch: tuple[nvml.Watch, FakeNvml], time: Time) -> None:
+    """It counts since the driver was loaded: weeks of heat must neither set a window aside nor excuse the heat of now."""
+    watching, library = watch
+    hot = _violation(90_000_000)
+    library.values["nvmlDeviceGetViolationStatus"] = hot
+    library.lacks = ("nvmlDeviceGetViolationStatus",)
+    watching.begin()
+    library.lacks = ()
+    assert not watching.again()
+    watching.begin()
+    library.lacks = ("nvmlDeviceGetViolationStatus",)
+    library.values["nvmlDeviceGetClockInfo"] = 1000
+    assert watching.again()
+    library.lacks = ()
+    time.now += 10
+    found = watching.finish()
+    assert (found.set_aside, found.set_aside_thermal_seconds) == (1, 0.0)
+    assert "9e+04 s" in found.doubt
+
+
+def test_nvml_that_answers_nothing_any_more_sets_nothing_aside(watch: tuple[nvml.Watch, FakeNvml], time: Time) -> None:
+    watching, library = watch
+    watching.begin()
+    library.lacks = tuple(H200)  # "GPU is lost"
+    assert not watching.again()
+    time.now += 2
+    watching.look(windows=True)
+    found = watching.finish()
+    assert (found.set_aside, found.disturbed, found.doubt) == (0, 0, "")
+
+
+def test_long_windows_are_set_aside_for_a_while_only(watch: tuple[nvml.Watch, FakeNvml], time: Time) -> None:
+    watching, library = watch
+    said = []
+    for _ in range(8):
+        watching.begin()
+        library.values["nvmlDeviceGetClockInfo"] = 1200
+        time.now += 12  # three inferences of a large model
+        said.append(watching.again())
+        library.values["nvmlDeviceGetClockInfo"] = 1980
+    assert said == [True] * 3 + [False] * 5
+    found = watching.finish()
+    assert (found.set_aside, found.disturbed, found.held_down) == (3, 5, 0)
+    assert found.doubt == ""  # moved, not held down: rounds are random in order, so it is told and no veto
+    assert any("5 more timed windows, which count" in warning for warning in found.warnings)
+
+
+def test_windows_held_down_that_count_are_a_doubt_although_no_sample_saw_it(
+    watch: tuple[nvml.Watch, FakeNvml],
+) -> None:
+    watching, library = watch
+    for _ in range(nvml.MAX_SET_ASIDE + 3):
+        watching.begin()
+        library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x40
+        watching.again()
+        library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x0
+    found = watching.finish()
+    assert (found.set_aside, found.disturbed, found.held_down) == (50, 3, 3)
+    assert "in 3 timed windows after 50 that were set aside" in found.doubt
+
+
+def test_a_counter_that_is_gone_at_the_end_is_no_time_below_zero(
+    watch: tuple[nvml.Watch, FakeNvml], time: Time
+) -> None:
+    watching, library = watch
+    watching.begin()
+    library.values["nvmlDeviceGetViolationStatus"] = _violation(900)
+    assert watching.again()
+    library.lacks = ("nvmlDeviceGetViolationStatus",)
+    library.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x40
+    time.now += 2
+    watching.look()
+    doubt = watching.finish().doubt
+    assert "(HwThermalSlowdown) at up to" in doubt
+    assert "-0.9 s" not in doubt
+
+
+def test_a_mig_instance_is_asked_for_the_clocks_of_its_gpu(time: Time) -> None:
+    watching = nvml.Watch(nvml.Gpu(library := FakeNvml(mig=True), UUID), clock=time, sleep=time.sleep)
+    watching.begin()
+    library.values["nvmlDeviceGetClockInfo"] = 990
+    assert watching.again()

@@ -370,6 +370,60 @@ def test_rounds_that_are_wanted_again_are_counted_and_not_recorded() -> None:
     assert series.main.first[series.main.unit[series.main.owners()] == 0].max() < 1.5 * 2.5e6
 
 
+class Throttled:
+    """A device that slows down threefold for the blocks of some rounds; asked about each round, it tells the truth."""
+
+    def __init__(self, machine: Machine, *, of_ten: int, after: str = "") -> None:
+        self.machine, self.of_ten, self.after = machine, of_ten, after
+        self.rng = np.random.default_rng(5)
+        self.slow, self.left = False, 50
+
+    def spoil(self, wall: list[int], _: int) -> list[int]:
+        return [3 * ns for ns in wall] if self.slow else wall
+
+    def begin(self) -> None:
+        self.slow = bool(self.rng.integers(10) < self.of_ten)
+
+    def again(self) -> bool:
+        """`after`: rounds that end with this side disturb the device, too: being set aside depends on the order."""
+        disturbed, self.slow = self.slow or self.machine.log[-1] == self.after, False
+        self.left -= disturbed
+        return disturbed and self.left >= 0
+
+
+@pytest.mark.parametrize("after", ["", "head", "base"])
+@pytest.mark.parametrize(("slower", "verdict"), [(0.0, "within-noise"), (0.02, "regressed"), (-0.02, "improved")])
+def test_rounds_set_aside_favour_neither_side(slower: float, verdict: str, after: str) -> None:
+    machine = Machine(head=0.0025 * (1 + slower))
+    device = Throttled(machine, of_ten=3, after=after)
+    machine.spoil = device.spoil
+    found = compare(machine.open, Plan(), clock=machine.clock, windows=device)
+    assert found.verdict == verdict, found.reason
+    assert found.p50_ratio
+    assert found.p50_ratio.low <= 1 + slower <= found.p50_ratio.high
+    assert sum(unit.set_aside for unit in found.units) > 10
+    assert sum(unit.pairs for unit in found.units) == found.pairs
+    recording = from_series(found.series) if found.series else None
+    assert recording
+    assert len(recording.main) == len(recording.floor) == found.pairs  # whole rounds, of all sides
+    assert same_numbers(recompute(found), found)
+
+
+def test_a_cpu_run_is_what_it_was_without_windows() -> None:
+    plain = run(Machine())
+    asked = compare((machine := Machine()).open, Plan(), clock=machine.clock, windows=Restless())
+    assert same_numbers(plain, asked)
+    assert {unit.set_aside for unit in plain.units} == {0}
+
+
+def test_evidence_from_before_windows_were_set_aside_is_recomputed() -> None:
+    found = run(Machine())
+    old = found.model_dump(mode="json")
+    for unit in old["units"]:
+        del unit["set_aside"]
+    assert same_numbers(recompute(Comparison.model_validate(old)), found)
+
+
 def test_a_device_that_is_never_still_ends_with_the_time() -> None:
     machine = Machine()
     found = compare(machine.open, Plan(max_seconds=5), clock=machine.clock, windows=Restless(*range(10_000)))

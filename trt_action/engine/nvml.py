@@ -39,7 +39,9 @@ SETTLE = 2.0
 """Seconds for which our own processes may still be listed after they have ended."""
 
 MAX_SET_ASIDE = 50
-"""Windows measured again in a run; a GPU that is slowed down more often is measured as it is, and doubted."""
+MAX_SET_ASIDE_SECONDS = 30.0
+"""Windows measured again in a run, and the time they may take (those of a slow engine are long); a GPU that is slowed down
+for longer is measured as it is, and doubted."""
 
 BUSY = 0.1
 """Utilization with none of our processes running above which somebody else computes."""
@@ -158,7 +160,7 @@ class Gpu:
         return Clocks(
             held_down=not set(telemetry.SLOWED).isdisjoint(self._reasons() or ()),
             sm_mhz=self._get(lambda: n.nvmlDeviceGetClockInfo(whole, n.NVML_CLOCK_SM)),
-            thermal_seconds=0.0 if thermal is None else thermal.violationTime / 1e9,
+            thermal_seconds=None if thermal is None else thermal.violationTime / 1e9,
         )
 
     def utilization_of(self, pids: Sequence[int], since_us: int) -> float | None:
@@ -187,11 +189,21 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Clocks:
-    """`held_down`: for heat or by the hardware. `thermal_seconds`: counted since the driver was loaded; 0: not told."""
+    """`held_down`: for heat or by the hardware. `thermal_seconds`: counted since the driver was loaded. None: not told."""
 
     held_down: bool
     sm_mhz: int | None
-    thermal_seconds: float
+    thermal_seconds: float | None
+
+    def heated_since(self, before: Clocks) -> float:
+        """Seconds held down for heat; 0 where one of the two answers is missing: the counter is of weeks."""
+        if self.thermal_seconds is None or before.thermal_seconds is None:
+            return 0.0
+        return max(self.thermal_seconds - before.thermal_seconds, 0.0)
+
+    def moved_since(self, before: Clocks) -> bool:
+        low, high = sorted((before.sm_mhz or 0, self.sm_mhz or 0))
+        return low > 0 and high - low > telemetry.MOVED * high
 
 
 class Watch:
@@ -213,9 +225,10 @@ class Watch:
         self._violations = gpu.violations()
         self._idle = self._settled_utilization()
         self._samples = [gpu.sample("before", 0.0)]
-        self._clocks = Clocks(held_down=False, sm_mhz=None, thermal_seconds=0.0)
+        self._clocks, self._begun = Clocks(held_down=False, sm_mhz=None, thermal_seconds=None), clock()
         self._set_aside = 0
-        self._set_aside_thermal = 0.0
+        self._set_aside_seconds = self._set_aside_thermal = 0.0
+        self._disturbed = self._held_down = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -230,22 +243,31 @@ class Watch:
         held down between them are no doubt."""
         if self._clock() - self._last < BETWEEN_SAMPLES:
             return
-        excused = windows and self._set_aside < MAX_SET_ASIDE and self._gpu.clocks().held_down
+        excused = windows and self._sets_aside and self._gpu.clocks().held_down
         self._take("set-aside" if excused else "during")
+
+    @property
+    def _sets_aside(self) -> bool:
+        return self._set_aside < MAX_SET_ASIDE and self._set_aside_seconds < MAX_SET_ASIDE_SECONDS
 
     def begin(self) -> None:
         """See `measure.windows.Windows`."""
-        self._clocks = self._gpu.clocks()
+        self._clocks, self._begun = self._gpu.clocks(), self._clock()
 
     def again(self) -> bool:
         """See `measure.windows.Windows`."""
+        seconds = self._clock() - self._begun
         before, after = self._clocks, self._gpu.clocks()
-        heated = after.thermal_seconds - before.thermal_seconds
-        low, high = sorted((before.sm_mhz or 0, after.sm_mhz or 0))
-        moved = low > 0 and high - low > telemetry.MOVED * high
-        if self._set_aside >= MAX_SET_ASIDE or not (before.held_down or after.held_down or heated > 0 or moved):
+        heated = after.heated_since(before)
+        held_down = before.held_down or after.held_down or heated > 0
+        if not (held_down or after.moved_since(before)):
+            return False
+        if not self._sets_aside:
+            self._disturbed += 1
+            self._held_down += held_down
             return False
         self._set_aside += 1
+        self._set_aside_seconds += seconds
         self._set_aside_thermal += heated
         return True
 
@@ -267,6 +289,8 @@ class Watch:
                 violation_seconds={name: round(seconds, 6) for name, seconds in violated.items() if seconds > 0},
                 set_aside=self._set_aside,
                 set_aside_thermal_seconds=round(self._set_aside_thermal, 6),
+                disturbed=self._disturbed,
+                held_down=self._held_down,
                 neighbours=neighbours,
                 neighbour_utilization=computed,
             ),

@@ -42,18 +42,28 @@ def judged(record: Telemetry, *, idle_utilization: float | None, seconds: float)
 def _slowed(record: Telemetry, seconds: float) -> Iterator[str]:
     counted = [sample for sample in record.samples if sample.moment != "set-aside"]
     seen = [name for name in SLOWED if any(name in (sample.clock_reasons or ()) for sample in counted)]
-    thermal = record.violation_seconds.get("thermal", 0.0) - record.set_aside_thermal_seconds
-    if not seen and thermal <= THERMAL_SHARE * seconds:
+    thermal = _thermal(record)
+    if not seen and not record.held_down and thermal <= THERMAL_SHARE * seconds:
         return
     temperatures = [sample.temperature_c for sample in record.samples if sample.temperature_c is not None]
     hot = f" at up to {max(temperatures)} °C" if temperatures else ""
     long = f" for {thermal:.3g} s" if thermal else ""
     names = f" ({', '.join(seen)})" if seen else ""
+    often = (
+        f", in {record.held_down} timed windows after {record.set_aside} that were set aside"
+        if record.held_down
+        else ""
+    )
     yield (
-        f"The GPU slowed itself down while it was measured{names}{long}{hot}: times from before and after do not "
+        f"The GPU slowed itself down while it was measured{names}{long}{hot}{often}: times from before and after do not "
         "compare. Improve its cooling or power supply, lower its clocks (`nvidia-smi --lock-gpu-clocks`), or measure "
         "elsewhere."
     )
+
+
+def _thermal(record: Telemetry) -> float:
+    """Seconds that were not set aside; none where the counter was not told at the beginning or the end."""
+    return max(record.violation_seconds.get("thermal", 0.0) - record.set_aside_thermal_seconds, 0.0)
 
 
 def _disturbed(record: Telemetry, idle_utilization: float | None) -> Iterator[str]:
@@ -87,7 +97,13 @@ def _warnings(record: Telemetry, seconds: float) -> Iterator[str]:
             f"The GPU held its clocks down, or changed them by more than {MOVED:.0%}, in {windows}: they do not count and "
             "were measured again. Lock its clocks (`nvidia-smi --lock-gpu-clocks`) or improve its cooling."
         )
-    thermal = record.violation_seconds.get("thermal", 0.0) - record.set_aside_thermal_seconds
+    if moved := record.disturbed - record.held_down:
+        windows = "1 more timed window" if moved == 1 else f"{moved} more timed windows"
+        yield (
+            f"The GPU's clocks moved by more than {MOVED:.0%} in {windows}, which count, because {record.set_aside} had been set "
+            "aside already: head and base may have met different clocks in them. Lock them."
+        )
+    thermal = _thermal(record)
     if 0 < thermal <= THERMAL_SHARE * seconds:
         yield f"The GPU held its clocks down for heat for {1000 * thermal:.3g} ms: improve its cooling."
     if record.gpu.get("ecc_uncorrected"):

@@ -68,10 +68,10 @@ class Plan:
     """What is asked of a comparison (docs/method.md has the reason for every default).
 
     Relative changes are fractions (0.005 = 0.5 %); `limit` is `max-latency-regression`, None if unset. Of
-    `max_seconds`, loading engines takes only what is above `free_loading` seconds. A unit is a fresh set of processes; it is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes
-    after `units` units, then one every `look_every` pairs; units after the first look are twice as long. `kept`: iterations
-    of a block after its first, None: as many as `BLOCK_SECONDS` take. `of`: what an iteration is; of requests, `Block.cpu_ns`
-    is their time to first text.
+    `max_seconds`, loading engines takes only what is above `free_loading` seconds. A unit is a fresh set of processes; it
+    is loaded 1 + `reloads` times with `pairs_per_load` pairs each. The first look comes after `units` units, then one every
+    `look_every` pairs; units after the first look are twice as long. `kept`: iterations of a block after its first, None:
+    as many as `BLOCK_SECONDS` take. `of`: what an iteration is; of requests, `Block.cpu_ns` is their time to first text.
     """
 
     max_seconds: float = 60.0
