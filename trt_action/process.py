@@ -263,6 +263,7 @@ def call(
     progress: Progress | None = None,
     died: type[errors.TrtActionError] = errors.BuildError,
     env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
     command: Sequence[str] | None = None,
 ) -> Message:
     """One request to a fresh child: start, ask, end.
@@ -270,7 +271,7 @@ def call(
     Raises:
         TrtActionError: what the child reported, or `died` / `OutOfMemoryError` if it did not survive.
     """
-    with Child(target, died=died, env=env, command=command) as child:
+    with Child(target, died=died, env=env, cwd=cwd, command=command) as child:
         return child.request(argument, timeout=timeout, progress=progress)
 
 

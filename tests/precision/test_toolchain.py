@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_action.errors import BackendUnavailableError, SettingsError
+from trt_action.errors import BackendUnavailableError, PrecisionError, SettingsError
 from trt_action.precision import Recipe, choose, modelopt
 
 ANSWER = '{"versions": {"nvidia-modelopt": "0.47.0", "onnx": "1.21.0"}, "missing": [], "python": "3.12.1"}'
@@ -127,3 +127,84 @@ def test_the_toolchain_is_part_of_the_recipe(home: Path) -> None:
     assert elsewhere.digest == vendor.digest  # where it lies makes no difference
     assert vendor.as_json()["toolchain"]["modelopt"]["nvidia-modelopt"] == "0.47.0"
     assert str(home) not in str(vendor.as_json())
+
+
+def vendor(folder: Path, quantize: str) -> Path:
+    """This interpreter with a `modelopt` in it whose `quantize` is these lines, and a compiler that setuptools gives up on."""
+    python = folder / "bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!{sys.executable}\n"
+        + textwrap.dedent("""
+            import runpy, sys, types
+
+            def imp(name):
+                raise SystemExit("error: command 'g++' failed: No such file or directory")
+
+            def quantize(source, **options):
+                import cppimport
+                from pathlib import Path
+            QUANTIZE
+
+            for name in ("cppimport", "modelopt", "modelopt.onnx", "modelopt.onnx.quantization"):
+                sys.modules[name] = types.ModuleType(name)
+            sys.modules["cppimport"].imp = imp
+            sys.modules["modelopt.onnx"].quantization = sys.modules["modelopt.onnx.quantization"]
+            sys.modules["modelopt.onnx.quantization"].quantize = quantize
+            sys.argv = sys.argv[2:]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        """).replace("QUANTIZE", textwrap.indent(textwrap.dedent(quantize), "    "))
+    )
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    return python
+
+
+def convert(python: Path, folder: Path) -> Path:
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    modelopt.convert(
+        modelopt.ModelOpt(python, ()),
+        "int4",
+        source=scratch / "source.onnx",
+        target=scratch / "made.onnx",
+        scratch=scratch,
+        excluded=(),
+        op_types=(),
+        method="awq_clip",
+        feeds={"feeds": "", "names": [], "rows": []},
+        large=False,
+        timeout=60,
+        progress=None,
+    )
+    return scratch / "made.onnx"
+
+
+def test_without_a_compiler_modelopt_goes_on_in_python(tmp_path: Path) -> None:
+    python = vendor(
+        tmp_path / "venv",
+        """
+        try:
+            cppimport.imp("pack")
+        except Exception as error:
+            Path(options["output_path"]).write_text(str(error))
+        """,
+    )
+    assert "g++" in convert(python, tmp_path).read_text()
+
+
+def test_modelopt_runs_where_no_project_of_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it compiles with setuptools takes the `pyproject.toml` of the current folder for its own."""
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    python = vendor(tmp_path / "venv", 'Path("here").touch()')
+    convert(python, tmp_path)
+    assert (tmp_path / "scratch/here").exists()
+    assert not list(project.iterdir())
+
+
+def test_a_library_that_ends_the_process_is_an_error_with_its_words(tmp_path: Path) -> None:
+    python = vendor(tmp_path / "venv", 'sys.exit("error: Multiple top-level packages discovered")')
+    with pytest.raises(PrecisionError, match="ModelOpt failed") as caught:
+        convert(python, tmp_path)
+    assert "SystemExit: error: Multiple top-level packages" in caught.value.why

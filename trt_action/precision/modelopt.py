@@ -121,7 +121,8 @@ def convert(
         excluded: names of nodes, exactly.
         method: ModelOpt's own word for the calibration method.
         feeds: what the worker wrote of the calibration data: `feeds` (folder), `names`, `rows`.
-        scratch: for its temporary files; it leaves some behind.
+        scratch: for its temporary files, of which it leaves some behind; and where it runs: what it compiles would
+            take the `pyproject.toml` of the folder for its own.
 
     Raises:
         PrecisionError: it failed, did not survive, or the time was up.
@@ -139,7 +140,7 @@ def convert(
         **feeds,
     }
     env = {"PYTHONHASHSEED": "0", "TMPDIR": str(scratch.absolute()), "CUDA_VISIBLE_DEVICES": ""}
-    _ask(tool.python, request, timeout=timeout, progress=progress, env=env)
+    _ask(tool.python.absolute(), request, timeout=timeout, progress=progress, env=env, cwd=scratch)
 
 
 def _ask(
@@ -149,6 +150,7 @@ def _ask(
     timeout: float | None,
     progress: Progress | None = None,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> process.Message:
     return process.call(
         "ModelOpt",
@@ -157,5 +159,6 @@ def _ask(
         progress=progress,
         died=PrecisionError,
         env={"PYTHONPATH": "", "PYTHONHOME": "", **(env or {})},
+        cwd=cwd,
         command=(str(python), "-s", str(SCRIPT)),
     )

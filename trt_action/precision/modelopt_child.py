@@ -100,7 +100,7 @@ def main() -> None:
             channel.send(WORK[request["do"]](request, channel))
         except MemoryError:
             channel.fail("OutOfMemoryError", "ModelOpt ran out of host memory.")
-        except Exception as error:  # noqa: BLE001 - the boundary of the process: libraries raise bare classes
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary of the process: libraries raise anything
             traceback.print_exc()
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:800]}"
             channel.fail(
@@ -128,6 +128,8 @@ def quantize(request: dict[str, Any], channel: Channel) -> dict[str, Any]:
     channel.send({"progress": "loading ModelOpt", "share": None})
     from modelopt.onnx import quantization  # type: ignore[import-not-found, unused-ignore]
 
+    if request["precision"] == "int4":
+        compile_or_go_on()
     channel.send({"progress": f"ModelOpt quantizes to {request['precision']}", "share": None})
     operators = {} if request["precision"] == "int4" else {"op_types_to_quantize": request["op_types"]}
     quantization.quantize(
@@ -163,6 +165,22 @@ def cast(request: dict[str, Any], channel: Channel) -> dict[str, Any]:
     location = Path(request["target"]).name + ".data"
     onnx.save(model, request["target"], save_as_external_data=request["large"], location=location)
     return {"path": request["target"]}
+
+
+def compile_or_go_on() -> None:
+    """ModelOpt compiles a few lines of C++ at its first int4 model and has the same, slower, in Python for where that fails
+    with an exception; setuptools ends the process instead: without a compiler, above all."""
+    import cppimport  # type: ignore[import-not-found, unused-ignore]
+
+    compiled = cppimport.imp
+
+    def imp(name: str) -> Any:
+        try:
+            return compiled(name)
+        except SystemExit as stop:
+            raise ImportError(f"{name} was not compiled: {stop}") from None
+
+    cppimport.imp = imp
 
 
 def exactly(names: list[str]) -> list[str]:
