@@ -21,6 +21,15 @@ def test_only_the_batch_is_assumed() -> None:
     assert resolve([IMAGE], {}, None)[1] == ["Assumed batch = 1 for input `image` `[?, 3, 8, 8]`."]
 
 
+@pytest.mark.parametrize(("batch", "said"), [(4, True), (1, False)])
+def test_a_batch_that_the_model_fixes_otherwise_is_said(batch: int, said: bool) -> None:
+    fixed = Input("image", "float32", 4, (1, 3, 8, 8))
+    profiles, notes = resolve([fixed], {}, batch)
+    assert profiles["image"].opt == (1, 3, 8, 8)
+    assert [f"`batch-size: {batch}` changes nothing" in note for note in notes] == [True] * said
+    assert resolve([fixed, IMAGE], {}, 4)[1] == []
+
+
 def test_given_shapes() -> None:
     shapes = parse({"image": {"min": [1, 3, 8, 8], "opt": [8, 3, 8, 8], "max": [32, 3, 8, 8]}})
     profiles, notes = resolve([IMAGE], shapes, 1)

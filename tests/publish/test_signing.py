@@ -210,8 +210,10 @@ def test_keys_are_read_as_people_have_them(key: ec.EllipticCurvePrivateKey, form
     assert "wrong battery" not in told
     assert pem.get_secret_value().splitlines()[1] not in told
     if encrypted:
-        with pytest.raises(SettingsError):
+        with pytest.raises(SettingsError) as missing:
             KeySigner.from_pem(pem, None)
+        assert "passphrase" in missing.value.what
+        assert "SIGN_KEY_PASSWORD" in missing.value.fix
 
 
 @pytest.mark.parametrize("kind", ["p384", "ed25519", "public", "text", "empty"])

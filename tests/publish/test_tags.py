@@ -111,6 +111,16 @@ def test_what_cannot_be_a_tag_is_refused(lines: list[str], facts: Facts, message
     assert message in str(refused.value)
 
 
+def test_what_would_give_a_tag_depends_on_what_is_known() -> None:
+    with pytest.raises(SettingsError, match="event") as known:
+        made(["type=semver"], Facts(SHA, branch="main"))
+    with pytest.raises(SettingsError, match="event") as nothing:
+        made([], Facts())
+    assert "`type=sha`, which gives the commit" in known.value.fix
+    assert "The commit is not known" in nothing.value.why
+    assert "type=sha" not in nothing.value.fix
+
+
 def test_a_long_name_is_cut_and_stays_itself() -> None:
     one, two = (made(["type=ref,event=branch"], Facts(SHA, branch="x" * 300 + end))[0] for end in "ab")
     assert len(one) == len(two) == 128

@@ -17,10 +17,21 @@ PERCENT: Callable[[Any], float] = units.percent
 Parser = Callable[[Any], Any]
 
 
-@pytest.mark.parametrize(("value", "likely"), [("4G", "4GB"), ("4Gi", "4GiB"), ("200", "200MB"), ("2 Mbit", "2MB")])
+@pytest.mark.parametrize(
+    ("value", "likely"), [("4G", "4GB"), ("4Gi", "4GiB"), ("200", "200MB"), ("2 Mbit", "2MB"), ("4GiBs", "4GiB")]
+)
 def test_a_size_without_its_unit_is_answered_with_the_likely_one(value: str, likely: str) -> None:
     with pytest.raises(BadValueError) as caught:
         units.size(value)
+    assert caught.value.example == likely
+
+
+@pytest.mark.parametrize(
+    ("value", "likely"), [("5mins", "5min"), ("2 hours", "2h"), ("9msec", "9ms"), ("3 days", "3s")]
+)
+def test_an_unknown_unit_of_time_is_answered_with_the_likely_one(value: str, likely: str) -> None:
+    with pytest.raises(BadValueError) as caught:
+        units.duration(value)
     assert caught.value.example == likely
 
 

@@ -77,6 +77,8 @@ def resolve(
             profiles[tensor.name], more = _fill(tensor, sizes, batch_size)
             notes += more
         _check_size(tensor, profiles[tensor.name])
+    if batch_size is not None and not shapes and all(one.opt[:1] != (batch_size,) for one in profiles.values()):
+        notes.append(f"`batch-size: {batch_size}` changes nothing: the model fixes axis 0 of every input.")
     return profiles, notes
 
 

@@ -52,5 +52,6 @@ def decrypt(pem: bytes, passphrase: bytes) -> bytes:
     except (ValueError, TypeError, KeyError, binascii.Error, RecursionError, exceptions.CryptoError):
         raise SettingsError(
             "The signing key (cosign's format) cannot be opened: the passphrase is wrong, or the file is damaged.",
-            fix="Give the passphrase that `cosign generate-key-pair` asked for.",
+            fix="Give the passphrase that `cosign generate-key-pair` asked for, as `sign-key-password` (of the action) or in the "
+            "variable SIGN_KEY_PASSWORD (`trt-action publish`).",
         ) from None

@@ -192,7 +192,8 @@ def _tag(
         index = artifacts.resolve(registry, repository, digest)
         set_ = tagging.put(registry, repository, others, index, scopes=names.scopes, checkout=options.checkout, log=log)
         if registry.digest(repository, commit) == digest:
-            log(f"The index {commit} lists {len(select.entries(index))} images.")
+            images = len(select.entries(index))
+            log(f"The index {commit} lists {images} image{'s' if images != 1 else ''}.")
             return [*given, commit, *set_]
 
 

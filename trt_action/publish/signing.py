@@ -118,11 +118,15 @@ class KeySigner:
             else:
                 key = serialization.load_pem_private_key(raw, secret or None)
         except TypeError:  # cryptography's word for: encrypted and no passphrase, or the other way round
-            raise _bad_key(
-                "it is encrypted and no passphrase was given" if not secret else "it is not encrypted"
-            ) from None
+            if secret:
+                raise _bad_key(
+                    "it is not encrypted, and there is a passphrase", fix="Leave the passphrase out."
+                ) from None
+            raise _bad_key("it is encrypted and no passphrase was given", fix=_GIVE_IT) from None
         except (ValueError, UnsupportedAlgorithm):  # the reason could quote the key
-            raise _bad_key("it is no private key in PEM form, or the passphrase is wrong") from None
+            raise _bad_key(
+                "it is no private key in PEM form, or the passphrase is wrong", fix=f"Check both. {_MAKE}"
+            ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise _bad_key("it is not on the curve P-256")
         return cls(key)
@@ -236,8 +240,13 @@ def verify(raw: bytes, key: PublicKey) -> dict[str, Any]:
 _MAKE = "Make one: `openssl ecparam -name prime256v1 -genkey -noout -out key.pem`, or `cosign generate-key-pair`."
 
 
-def _bad_key(why: str) -> SettingsError:
-    return SettingsError(f"The signing key cannot be used: {why}.", fix=_MAKE)
+_GIVE_IT = (
+    "Give it as `sign-key-password` (of the action), or in the variable SIGN_KEY_PASSWORD (`trt-action publish`)."
+)
+
+
+def _bad_key(why: str, *, fix: str = _MAKE) -> SettingsError:
+    return SettingsError(f"The signing key cannot be used: {why}.", fix=fix)
 
 
 def _bad_bundle(why: str) -> VerificationError:

@@ -147,10 +147,12 @@ def make(chosen: Sequence[Rule], facts: Facts, existing: Collection[str] = ()) -
                     fix="Give one of the rules in `tags` a `prefix=`.",
                 )
     if not found:
+        unknown = "" if facts.commit else " The commit is not known: the model was not measured in a Git work tree."
+        sha = "Add `type=sha`, which gives the commit, or" if facts.commit else "Measure it in its repository, or add"
         raise SettingsError(
             "No rule in `tags` gives a tag for this event.",
-            why=f"The rules are: {', '.join(quote(rule.text) for rule in chosen)}.",
-            fix="Add `type=sha`, which gives one wherever the commit is known, or `type=raw,value=TEXT`.",
+            why=f"The rules are: {', '.join(quote(rule.text) for rule in chosen)}.{unknown}",
+            fix=f"{sha} `type=raw,value=TEXT` (`trt-action publish`: `--tag type=raw,value=TEXT`).",
         )
     return list(found)
 

@@ -7,7 +7,7 @@ keeps `7%` at exactly 0.07 and back.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from trt_action.settings.values import BadValueError, decimal, number, shown
@@ -64,6 +64,11 @@ def wrong_unit(unit: str, allowed: str, example: str) -> BadValueError:
     return BadValueError(reason, allowed=allowed, example=example)
 
 
+def _nearest(unit: str, known: Iterable[str], default: str) -> str:
+    """The longest known unit that an unknown one begins with (`mins` → `min`, `hours` → `h`, `GiBs` → `GiB`)."""
+    return max((name for name in known if unit.lower().startswith(name.lower())), key=len, default=default)
+
+
 def percent(value: object, *, low: str = "0", high: str = "100000", inside: bool = False) -> float:
     """`2%` → 0.02. A bare number is refused: 2 could mean 2 % or 200 %.
 
@@ -97,7 +102,7 @@ def duration(value: object, *, bare: bool = False) -> float:
     if not unit and bare:
         unit = "s"
     if unit not in SECONDS:
-        raise wrong_unit(unit, DURATION_ALLOWED, f"{decimal(float(amount))}s")
+        raise wrong_unit(unit, DURATION_ALLOWED, f"{decimal(float(amount))}{_nearest(unit, SECONDS, 's')}")
     seconds = amount * SECONDS[unit]
     if not Decimal("0.000001") <= seconds <= 86_400:
         raise BadValueError("is out of range", allowed=DURATION_ALLOWED, example="30s")
@@ -123,7 +128,7 @@ def size(value: object, *, zero: bool = False) -> int:
     amount, unit = quantity(value, SIZE_ALLOWED, "200MB")
     factor = (DECIMAL_BYTES | BINARY_BYTES).get(unit.lower())
     if factor is None:
-        likely = f"{unit}B" if unit and f"{unit}b".lower() in DECIMAL_BYTES | BINARY_BYTES else "MB"
+        likely = f"{unit}B" if unit and f"{unit}b".lower() in _SPELLED else _nearest(unit, _SPELLED.values(), "MB")
         raise wrong_unit(unit, SIZE_ALLOWED, f"{decimal(float(amount))}{likely}")
     if not (0 if zero else 1) <= amount * factor <= 10**15:
         raise BadValueError("is out of range", allowed=SIZE_ALLOWED, example="200MB")
