@@ -111,7 +111,7 @@ def writer(texts: Sequence[str]) -> Callable[[str], str]:
     return lambda _: f"x{next(numbers)}{texts[next(numbers) % len(texts)]}"
 
 
-@pytest.mark.parametrize("sample", ["regressed", "error", "no_base"])
+@pytest.mark.parametrize("sample", ["regressed", "layered", "error", "no_base"])
 @settings(max_examples=12, deadline=None)
 @given(texts=st.lists(foreign.map(lambda s: re.sub(r"\s", " ", s)), min_size=1, max_size=5))
 def test_foreign_text_changes_no_structure(sample: str, texts: list[str]) -> None:
@@ -126,7 +126,7 @@ def test_foreign_text_changes_no_structure(sample: str, texts: list[str]) -> Non
     check_text(comment([hostile]))
 
 
-@pytest.mark.parametrize("sample", ["regressed", "error"])
+@pytest.mark.parametrize("sample", ["regressed", "layered", "error"])
 @settings(max_examples=12, deadline=None)
 @given(texts=st.lists(foreign, min_size=1, max_size=5))
 def test_text_of_several_lines_forges_nothing(sample: str, texts: list[str]) -> None:
@@ -163,7 +163,7 @@ class Structure(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-@pytest.mark.parametrize("sample", ["regressed", "error", "no_labels"])
+@pytest.mark.parametrize("sample", ["regressed", "layered", "error", "no_labels"])
 @settings(max_examples=8, deadline=None)
 @given(texts=st.lists(foreign, min_size=1, max_size=5))
 def test_foreign_text_adds_no_element_to_the_page(sample: str, texts: list[str]) -> None:
