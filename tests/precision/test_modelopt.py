@@ -202,6 +202,45 @@ def test_a_time_limit(head: models.Model, calibration: data.Dataset, tool: Model
     assert not list(tmp_path.iterdir())
 
 
+HOSTILE = (
+    "fc\n- b",
+    "fc.*|[a-z]+",
+    "fc $(touch pwned); `id`",
+    "fc<img src=x onerror=alert(1)>|`|",
+    "../../etc/passwd",
+    "[fc\u202e\x1b[31m" + "n" * 3_000,
+)
+BEGINNING = ("fc0", "fc1", "fc2", "fc3", "fc4", "fc")
+
+
+@pytest.mark.parametrize("names", [HOSTILE, BEGINNING])
+def test_names_of_nodes_are_no_patterns(
+    head: models.Model,
+    calibration: data.Dataset,
+    tool: ModelOpt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+) -> None:
+    """No path, no shell either. ModelOpt leaves the last one out by itself, and takes its name for a pattern."""
+    proto = onnx.load(head.path)
+    compute = [node for node in proto.graph.node if node.op_type in ("Conv", "Gemm")]
+    for node, name in zip(compute, names, strict=True):
+        node.name = name
+    onnx.save(proto, tmp_path / "named.onnx")
+    named = models.load(tmp_path / "named.onnx", label="named.onnx")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = Recipe("int8", modelopt=tool, exclude_nodes=(names[1],))
+    made = precision.prepare(named, recipe, calibration, tmp_path / "made", timeout=200)
+    assert made.proof.nodes == {"fp32": 2, "int8": 4}
+    assert set(names) <= {node.name for node in onnx.load(made.path).graph.node}
+    assert sorted(made.proof.kept_high) == sorted(name[:1_000] for name in (names[1], names[-1]))
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["prepared.onnx"]
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_killed_for_memory(head: models.Model, calibration: data.Dataset, tool: ModelOpt, tmp_path: Path) -> None:
     def kill(text: str, share: float | None) -> None:
         if text.startswith("ModelOpt"):

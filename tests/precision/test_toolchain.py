@@ -168,6 +168,7 @@ def convert(python: Path, folder: Path) -> Path:
         source=scratch / "source.onnx",
         target=scratch / "made.onnx",
         scratch=scratch,
+        names=(),
         excluded=(),
         op_types=(),
         method="awq_clip",

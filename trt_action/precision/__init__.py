@@ -200,6 +200,7 @@ def _with(tool: ModelOpt, recipe: Recipe, request: dict[str, Any], steps: _Steps
             source=scratch / "source.onnx",
             target=scratch / MADE,
             scratch=scratch,
+            names=handed["names"],
             excluded=handed["excluded"],
             op_types=recipe.op_types,
             method=method,
@@ -208,4 +209,4 @@ def _with(tool: ModelOpt, recipe: Recipe, request: dict[str, Any], steps: _Steps
             timeout=steps.left(),
             progress=steps.progress,
         )
-        return steps.here("take-back", request)
+        return steps.here("take-back", {**request, "names": handed["names"]})

@@ -5,11 +5,14 @@ ONNX Runtime and patches `onnxruntime.quantization` process-wide; and in a child
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnx import GraphProto
 
 from trt_action import process
 from trt_action.errors import BackendUnavailableError, PrecisionError, TrtActionError
@@ -100,6 +103,24 @@ def _probe(python: Path, env: Mapping[str, str]) -> ModelOpt:
     return ModelOpt(python, tuple(sorted({**versions, "python": answer["python"]}.items())))
 
 
+def hide_names(graph: GraphProto) -> list[str]:
+    """Number the nodes; returns their own names. ModelOpt takes the names of nodes that it leaves out by itself for the
+    beginning of a regular expression: `fc` would take `fc1` with it, and `[fc` is an error."""
+    names = [node.name for node in graph.node]
+    for index, node in enumerate(graph.node):
+        node.name = hidden(index)
+    return names
+
+
+def hidden(index: int) -> str:
+    return f"node_{index:07d}"
+
+
+def own_names(text: str, names: Sequence[str]) -> str:
+    """A name or a message with the nodes' own names in it again."""
+    return re.sub(r"node_(\d{7})", lambda hit: names[int(hit[1])] if int(hit[1]) < len(names) else hit[0], text)
+
+
 def convert(
     tool: ModelOpt,
     precision: str,
@@ -107,6 +128,7 @@ def convert(
     source: Path,
     target: Path,
     scratch: Path,
+    names: Sequence[str],
     excluded: Sequence[str],
     op_types: Sequence[str],
     method: str,
@@ -118,7 +140,8 @@ def convert(
     """Write `target`: Q/DQ nodes for int8, fp8 and int4, AutoCast for fp16 and bf16.
 
     Args:
-        excluded: names of nodes, exactly.
+        names: what the nodes of the source are called for the user (`hide_names`).
+        excluded: names of nodes in the source, exactly.
         method: ModelOpt's own word for the calibration method.
         feeds: what the worker wrote of the calibration data: `feeds` (folder), `names`, `rows`.
         scratch: for its temporary files, of which it leaves some behind; and where it runs: what it compiles would
@@ -140,7 +163,11 @@ def convert(
         **feeds,
     }
     env = {"PYTHONHASHSEED": "0", "TMPDIR": str(scratch.absolute()), "CUDA_VISIBLE_DEVICES": ""}
-    _ask(tool.python.absolute(), request, timeout=timeout, progress=progress, env=env, cwd=scratch)
+    try:
+        _ask(tool.python.absolute(), request, timeout=timeout, progress=progress, env=env, cwd=scratch)
+    except PrecisionError as error:
+        error.why = own_names(error.why, names)
+        raise
 
 
 def _ask(

@@ -16,7 +16,7 @@ from trt_action import data
 from trt_action.errors import OutOfMemoryError, PrecisionError, SettingsError, StorageError, TrtActionError
 from trt_action.evidence import ModelInfo
 from trt_action.inputs import quote
-from trt_action.precision import cast, large, proof, quantize, runtime
+from trt_action.precision import cast, large, modelopt, proof, quantize, runtime
 from trt_action.precision import graph as graphs
 from trt_action.precision.calibrate import Feeds
 from trt_action.precision.recipe import CALIBRATED, UNCHANGED, Recipe, crossed
@@ -34,7 +34,7 @@ def main(channel: Channel) -> None:
     """Serve one request. `{step: "all", model, info, recipe, calibration, ranges, out_dir}` → `{path, proof}`.
 
     With ModelOpt in between it is two: `hand-over` (the same, and `scratch`) → what `modelopt.convert` needs, or
-    `{quantized: true}` for a model with its own Q/DQ nodes; then `take-back` (the same, and `made`) → `{path, proof}`.
+    `{quantized: true}` for a model with its own Q/DQ nodes; then `take-back` (the same, `made` and `names`) → `{path, proof}`.
     """
     request = channel.receive()
     if request is None:
@@ -84,10 +84,12 @@ def hand_over(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         quantize.check_op_types(recipe, {schema.name for schema in onnx.defs.get_all_schemas()})
         tell("writing calibration data", None)
         rows = _write_feeds(request, info, recipe.calibration_samples, scratch / FEEDS)
+    names = modelopt.hide_names(model.graph)
     graphs.write(model, scratch / SOURCE)
     return {
         "quantized": False,
-        "excluded": sorted(excluded),
+        "names": names,
+        "excluded": [modelopt.hidden(index) for index, name in enumerate(names) if name in excluded],
         "large": large.is_large(model),
         "feeds": {"feeds": str(scratch / FEEDS), "names": [tensor.name for tensor in info.inputs], "rows": rows},
     }
@@ -110,6 +112,9 @@ def take_back(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     for declared, wanted in ((model.graph.input, source.graph.input), (model.graph.output, source.graph.output)):
         del declared[:]
         declared.extend(wanted)
+    for node in model.graph.node:
+        node.name = modelopt.own_names(node.name, request["names"])
+    graphs.name_nodes(model.graph)
     model, notes = _cast_rest(model, recipe)
     return _finish(model, recipe, info, notes, request, tell)
 
