@@ -36,7 +36,7 @@ from trt_action.settings.llm_options import ENDPOINT
 if TYPE_CHECKING:
     from trt_action.console import Console
     from trt_action.draft import Keeper
-    from trt_action.evidence import Evidence
+    from trt_action.evidence import Comparison, Evidence
     from trt_action.pipeline import Part
     from trt_action.settings import Settings
 
@@ -290,7 +290,9 @@ def _compare(arguments: argparse.Namespace) -> int:
             raise errors.EvidenceError(
                 f"`{arguments.recorded}` holds no comparison.", fix="Record one with `trt-action run`."
             )
-        new = old.model_copy(update={"comparison": measure.recompute(old.comparison)})
+        again = measure.recompute(old.comparison)
+        _refuse_another_verdict(arguments.recorded, old.comparison, again)
+        new = old.model_copy(update={"comparison": again})
         _print_result(arguments, [schema.Evidence.model_validate(new)], None)
         return judge.exit_code(new, str(old.settings.get("on-inconclusive", "pass")))
     unnamed = [one for one in _settings(arguments) if not one.has_base_endpoint]
@@ -300,6 +302,17 @@ def _compare(arguments: argparse.Namespace) -> int:
             fix="Write `trt-action compare new.onnx old.onnx`, or name `base` in the config file.",
         )
     return _run(arguments)
+
+
+def _refuse_another_verdict(path: str, recorded: Comparison, again: Comparison) -> None:
+    """Gates and outcome of the record were decided by its verdict; beside another one they would be shown as if they held."""
+    then, now = ((one.verdict, one.limit_status) for one in (recorded, again))
+    if then != now:
+        raise errors.EvidenceError(
+            f"The verdict recorded in `{path}` is `{then[0]}` (limit: {then[1]}), and its series say `{now[0]}` (limit: {now[1]}).",
+            why=f"The file was changed, or a version with another rule made it. {again.reason}",
+            fix="Compare again with `trt-action compare HEAD BASE`.",
+        )
 
 
 def _refuse_settings(arguments: argparse.Namespace) -> None:

@@ -190,6 +190,14 @@ def test_compare_from_evidence_takes_no_settings(run: Result, shared: Door) -> N
     assert "`margin` has no effect beside `--from`" in result.words
 
 
+def test_compare_from_evidence_that_was_changed(run: Result, shared: Door) -> None:
+    """Its gates and its outcome came from the verdict that is written there."""
+    record = evidence(shared.cwd / "out")
+    record["comparison"]["verdict"] = "improved" if record["comparison"]["verdict"] != "improved" else "regressed"
+    (shared.cwd / "changed.json").write_text(json.dumps(record))
+    assert "and its series say" in shared.refused(2, "compare", "--from", "changed.json").words
+
+
 def test_compare_from_evidence_without_a_comparison(run: Result, shared: Door) -> None:
     record = evidence(shared.cwd / "out") | {"comparison": None}
     (shared.cwd / "alone.json").write_text(json.dumps(record))
