@@ -130,6 +130,19 @@ def test_infer_is_bind_run_and_fetch_in_one_and_may_be_called_by_many_threads(co
         infer(session, {"x": images(2).reshape(1, 2, 8, 8)})
 
 
+def test_what_infer_refuses_is_in_the_error_alone(save: Save, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = numpy_helper.from_array(np.ones((4, 2), np.float32), "rows")
+    path = save(
+        [node("Gather", ["rows", "ids"], ["y"])],
+        [value_info("ids", TensorProto.INT64, ["N"])],
+        [value_info("y", F32, ["N", 2])],
+        [rows],
+    )
+    with pytest.raises(DataError, match="987654"):
+        infer(load(path), {"ids": np.array([987654])})
+    assert "987654" not in "".join(capfd.readouterr())  # a value of somebody's request
+
+
 def test_scalars_and_no_inputs(save: Save) -> None:
     path = save([node("ReduceSum", ["x"], ["y"], keepdims=0)], [value_info("x", F32, [])], [value_info("y", F32, [])])
     found = once(load(path), x=np.float32(3) * np.ones((), np.float32))["y"]

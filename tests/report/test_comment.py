@@ -53,6 +53,15 @@ def test_the_verdict_in_one_line(sample: str, expected: str) -> None:
     assert verdict(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("sample", "ratio", "paired"), [("passed", True, True), ("no_base", False, False), ("no_latency", False, False)]
+)
+def test_where_a_difference_comes_from_is_said_where_there_is_one(sample: str, ratio: bool, paired: bool) -> None:
+    text = comment([samples.ALL[sample]()])
+    assert ("≈ marks the plain ratio" in text) == ratio
+    assert ("need not be the ratio of the two times beside it" in text) == paired
+
+
 def test_the_table_holds_base_head_difference_and_limit() -> None:
     text = comment([samples.regressed()])
     assert "| digits | base | head | difference | limit |" in text

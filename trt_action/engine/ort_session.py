@@ -30,6 +30,9 @@ Profiled = Callable[[Path], Any]
 PROFILE_WARMUP = 3
 """Inferences before those that count in `layers`: first touches of memory, and weights packed late."""
 
+FATAL = 4
+"""ONNX Runtime's level of log messages above errors."""
+
 
 class OnnxRuntimeSession:
     """See `backend.Session`. Inputs live in buffers of ONNX Runtime (64-byte aligned) that `run` reads in place.
@@ -50,6 +53,8 @@ class OnnxRuntimeSession:
         self._names = [tensor.name for tensor in self._outputs]
         self._binding = session.io_binding()
         self._buffers: dict[str, Any] = {}
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = FATAL
         self.run = self._make_run()
 
     @property
@@ -82,9 +87,12 @@ class OnnxRuntimeSession:
             self._bind_outputs()
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
-        """See `backend.infer`: inputs are read where they are, and no buffer is shared, so threads may call it at once."""
+        """See `backend.infer`: inputs are read where they are, and no buffer is shared, so threads may call it at once.
+
+        A failure is in the exception alone: the library would write it to stderr too, with values of the request.
+        """
         try:
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, feeds, self._quiet), strict=True))
         except failures(self._ort) as error:
             raise inference_failed(self._ort, error) from None
 

@@ -86,10 +86,14 @@ def latency(evidence: Evidence) -> Section | None:
         rows.append(("load, cold start", *(fmt.ms(s.load_ms if s else None) for s in starts)))
         rows.append(("first inference", *(fmt.ms(s.first_inference_ms if s else None) for s in starts)))
     confidence = fmt.percent(measured[0][1].confidence)
-    lines = (
-        f"One request at a time at the measured shape. Brackets: {confidence} order-statistic interval. "
-        "In the first table, ≈ marks the plain ratio of two passes, which has no interval.",
-    )
+    lines = [f"One request at a time at the measured shape. Brackets: {confidence} order-statistic interval."]
+    if len(measured) > 1:
+        lines[0] += " In the first table, ≈ marks the plain ratio of two passes, which has no interval."
+    if evidence.comparison is not None and evidence.comparison.p50_ratio is not None:
+        lines[0] += (
+            " A difference with an interval comes from the interleaved comparison, where both sides met the same host: "
+            "it need not be the ratio of the two times beside it."
+        )
     table = Table(("", *(role for role, _ in measured)), tuple(rows), numbers=True)
     on_gpu, said = gpu.parts([(role, x.device) for role, x in measured if x.device])
     return Section("latency", "Latency in detail", (*lines, *said), (table, *on_gpu))
