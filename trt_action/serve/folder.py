@@ -79,7 +79,8 @@ def find(path: Path) -> list[Place]:
         raise SettingsError(
             f"The folder {quote(path)} cannot be read: {error.strerror or error}.",
             why=f"It is about {quote(error.filename)}." if error.filename not in (None, str(path)) else "",
-            fix="Name a folder that exists and that this user may read, with everything in it.",
+            fix="Name a folder that exists and that this user may read, with everything in it; `trt-action build MODEL "
+            "--output FOLDER` makes one.",
         ) from None
     if not found:
         raise SettingsError(

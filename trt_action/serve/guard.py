@@ -75,13 +75,13 @@ def check(served: Served, host: Host, *, refuse: bool) -> list[str]:
     """
     found = list(differences(served, host))
     if found and refuse:
+        select = " (of an index of several GPUs, `trt-action select IMAGE` names the image for the one here)"
         raise BackendUnavailableError(
             f"The engine of {quote(served.place.model)} was not built for this host: {' '.join(found)}",
             why="An engine is compiled for one device and one version of its library; elsewhere it fails or computes "
             "something that nobody measured.",
-            fix="Run it on the hardware and with the image that it was built for (where an index holds images of several "
-            "GPUs, `trt-action select IMAGE` names the one for the GPU here), or build one for this host; "
-            "`--other-hardware warn` serves it at your own risk.",
+            fix=f"Run it on the hardware and with the image that it was built for{select if host.gpu else ''}, or build one "
+            "for this host; `--other-hardware warn` serves it at your own risk.",
         )
     return found
 
