@@ -117,6 +117,22 @@ def test_a_conversion_that_moved_is_not_new() -> None:
     assert Group((0,), (1,)) in groups(head, base, same("conv"))
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs", "same_one"),
+    [
+        ("c", ("float [8, 128]",), True),  # a wider network: the same cast of a larger tensor
+        ("c", ("float16 [8, 112]",), False),
+        ("d", ("float [8, 128]",), False),
+    ],
+)
+def test_a_conversion_of_one_name_may_have_another_size(name: str, inputs: tuple[str, ...], same_one: bool) -> None:
+    def cast(name: str, inputs: tuple[str, ...]) -> ParsedLayer:
+        return layer(name, kind="QuantizeLinear", role="convert", inputs=inputs)
+
+    found = groups([cast(name, inputs)], [cast("c", ("float [8, 112]",))], {})
+    assert (found == [Group((0,), (0,))]) == same_one
+
+
 def test_other_work_of_the_same_kind_is_other_work() -> None:
     """A convolution went away in front, and one of the same shape came behind."""
     head, base = [layer("conv", "conv"), layer("new", "new")], [layer("old", "old"), layer("conv", "conv")]

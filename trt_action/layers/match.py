@@ -3,7 +3,8 @@
 Three steps, each for what the one before has left:
 1. nodes of the two graphs are paired (`pair_nodes`);
 2. layers that share paired nodes form a group: one to one, or several where they are fused differently;
-3. layers without nodes (casts, reformats) are paired by kind and formats, in the order of execution between the groups.
+3. layers without nodes (casts, reformats) are paired by kind and formats, in the order of execution between the groups; last
+   by name, where only a size is another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from trt_action.layers.parsed import COMPUTE, ParsedLayer
 
 _PASS = re.compile(r"/\w+Fusion/?$")
 """What ONNX Runtime's preparation for int8 adds to a name: `pool/MatMulAddFusion`."""
+
+_SIZES = re.compile(r"\[[^\]]*\]")
+"""The shape in a tensor's description: `float [8, 112]`, `Half[1,3,8]`."""
 
 _MOST_STEPS = 4_000_000
 """Pairs of equal signatures that a comparison by place may have to look at; above, names alone decide."""
@@ -143,21 +147,37 @@ def _pieces(layers: Sequence[ParsedLayer], main: Mapping[str, int]) -> list[tupl
 
 def _by_place(head: Sequence[ParsedLayer], base: Sequence[ParsedLayer], matched: Sequence[Group]) -> list[Group]:
     """Pairs among the layers that no node has matched: the same kind and formats, at the same place between the
-    groups; then, for conversions, anywhere, since one that moved is not a new one."""
+    groups; then, for conversions, anywhere, since one that moved is not a new one; last those of one name whose tensor has
+    another size."""
     keys = (
         _keys(head, {i: n for n, g in enumerate(matched) for i in g.head}),
         _keys(base, {i: n for n, g in enumerate(matched) for i in g.base}),
     )
     pairs = [(a, b) for a, b in _common(keys[0], keys[1]) if not keys[0][a].startswith("=")]
+    pairs += _conversions(keys, head, base, pairs)
+    named = [f"{layer.name}|{_SIZES.sub('', key)}" for layer, key in zip(head, keys[0], strict=True)]
+    called = [f"{layer.name}|{_SIZES.sub('', key)}" for layer, key in zip(base, keys[1], strict=True)]
+    pairs += _conversions((named, called), head, base, pairs)
+    return [Group((a,), (b,)) for a, b in pairs]
+
+
+def _conversions(
+    keys: tuple[list[str], list[str]],
+    head: Sequence[ParsedLayer],
+    base: Sequence[ParsedLayer],
+    pairs: Sequence[tuple[int, int]],
+) -> list[tuple[int, int]]:
+    """Pairs of equal keys among the conversions that are in none of the `pairs`."""
     used = {a for a, _ in pairs}, {b for _, b in pairs}
     left: dict[str, list[int]] = {}
     for i, key in enumerate(keys[1]):
         if i not in used[1] and base[i].role == "convert":
             left.setdefault(key, []).append(i)
+    more = []
     for i, key in enumerate(keys[0]):
         if i not in used[0] and head[i].role == "convert" and left.get(key):
-            pairs.append((i, left[key].pop(0)))
-    return [Group((a,), (b,)) for a, b in pairs]
+            more.append((i, left[key].pop(0)))
+    return more
 
 
 def _keys(layers: Sequence[ParsedLayer], group: Mapping[int, int]) -> list[str]:
