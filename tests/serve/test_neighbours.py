@@ -92,7 +92,7 @@ def test_a_broken_connection_is_no_harm_to_who_shares_its_run(
 
 def test_a_client_of_grpc_that_leaves_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     """Its call was in the engine when it was cancelled: the model must still know when it is done with it."""
-    server = serve(version(tmp_path / "slow" / "1", slow_rows(8_000)), grpc=True)
+    server = serve(version(tmp_path / "slow" / "1", slow_rows(24_000)), grpc=True)
     tensor = remote.InferInput("x", [1, WIDTH], "FP32")
     tensor.set_data_from_numpy(np.zeros((1, WIDTH), np.float32))
     with remote.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
