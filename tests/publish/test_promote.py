@@ -176,8 +176,9 @@ def test_a_merge_that_changed_nothing_was_measured_before(merged: tuple[Path, st
     folder, topic, merge, later = merged
     assert [one.commit for one in promote.candidates(folder, "v1.0.0")] == [merge, topic]
     assert [one.commit for one in promote.candidates(folder, "v2.0.0")] == [later]
-    with pytest.raises(GitError):
+    with pytest.raises(GitError, match="The release's commit") as unknown:
         promote.candidates(folder, "v3.0.0")
+    assert "--commit" in unknown.value.fix
 
 
 def test_a_shallow_checkout_finds_it_too(merged: tuple[Path, str, str, str], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 SECONDS = 600
 """Longest silence of the engine; a build and a push talk all the time."""
 LAST_LINES = 15
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""The engine writes what a step says on stderr in red; without it a line may be empty."""
 LOCAL = "trt-action-runtime"
 """Name of a built base on this host, so that it is found again and not taken for waste."""
 
@@ -95,7 +98,7 @@ def build(api: APIClient, recipe: Recipe, credentials: Credentials | None, *, lo
         )
         identifier, problem = None, ""
         for event in stream:  # to its end, also after an error: only then is the connection free
-            lines += [line for line in str(event.get("stream", "")).splitlines() if clean(line).strip()]
+            lines += _said(event)
             problem = problem or _problem(event)
             identifier = event.get("aux", {}).get("ID") or identifier
     if problem or identifier is None:
@@ -162,6 +165,12 @@ def _auth(credentials: Credentials | None) -> dict[str, str] | None:
     if credentials.identity:
         return {"identitytoken": secret}
     return {"username": credentials.username, "password": secret}
+
+
+def _said(event: Mapping[str, Any]) -> list[str]:
+    """Lines of a build's event, without those that show nothing."""
+    text = _COLOUR.sub("", str(event.get("stream", "")))
+    return [line for line in text.splitlines() if clean(line).strip()]
 
 
 def _problem(event: Mapping[str, Any]) -> str:

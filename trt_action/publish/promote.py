@@ -82,7 +82,14 @@ def candidates(cwd: Path, revision: str) -> list[Candidate]:
             "The release's commit cannot be read: this is no Git work tree.",
             fix="Run it in a checkout, or name the commit with `--commit`.",
         )
-    commit = history.named(repository, revision)
+    try:
+        commit = history.named(repository, revision)
+    except GitError as error:
+        raise GitError(
+            f"The release's commit is not known: {quote(revision)} is no revision of this repository, nor of its remote.",
+            why=error.why,
+            fix="Correct the version, fetch the tags (`git fetch --tags`), or name the commit with `--commit`.",
+        ) from None
     tree = repository.read("rev-parse", f"{commit}^{{tree}}")
     found = [Candidate(commit, f"{quote(revision)} is {commit[:12]}")]
     for one in found:
