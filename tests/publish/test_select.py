@@ -16,7 +16,7 @@ from tests.publish import images
 from tests.publish.conftest import MakeRegistry
 from trt_action import cli
 from trt_action.errors import SettingsError, VerificationError
-from trt_action.publish import artifacts, labels, oci, select
+from trt_action.publish import artifacts, inspect, labels, oci, select
 from trt_action.publish.oci import Descriptor
 from trt_action.publish.registry import Registry
 from trt_action.publish.select import Entry, Need
@@ -103,6 +103,10 @@ def test_an_index_lists_every_leg_and_keeps_their_tags(plain: Registry, reposito
     legs = {gpu: images.push(plain, repository, f"digits-{gpu}-int8-{TAG}", gpu=facts) for gpu, facts in LEGS.items()}
     digest = select.publish_index(plain, repository, TAG)
     assert select.publish_index(plain, repository, TAG) == digest
+    told = inspect.table(inspect.inspect(plain, repository, digest))
+    own, *children = told.split("\n\n")
+    assert f"of {len(children)} images" in own
+    assert "no evidence" not in own
     found = select.entries(artifacts.resolve(plain, repository, TAG))
     assert [one.digest for one in found] == [legs[gpu].digest for gpu in ("cpu", "a100", "h100")]
     assert found[2].gpu == "NVIDIA H100 80GB HBM3"

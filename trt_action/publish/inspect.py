@@ -222,7 +222,9 @@ def _facts(one: Inspection) -> Iterator[tuple[str, str]]:
     said = one.labels
     evidence = one.evidence
     if evidence is None:
-        yield "evidence", one.evidence_note
+        images = len(one.images)
+        listed = f"of {images} image{'s' if images != 1 else ''}: what each tells is below"
+        yield ("index", listed) if images else ("evidence", one.evidence_note)
         for name, key in _FROM_LABELS.items():
             yield name, f"{said[key]}  (label)" if said.get(key) else ""
         return
