@@ -203,7 +203,7 @@ def test_fp8_is_refused_for_gpus_without_it(conv: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "kind", "words"),
     [
-        (signal.SIGKILL, OutOfMemoryError, "was killed by the system (SIGKILL), most likely because memory ran out"),
+        (signal.SIGKILL, OutOfMemoryError, r"was killed by the system \(SIGKILL\), most likely because memory ran out"),
         (signal.SIGSEGV, BuildError, "did not end well: .*SIGSEGV"),
     ],
 )
