@@ -11,7 +11,6 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -181,18 +180,9 @@ def _one(job: Job, one: Settings, chosen: Sequence[Settings], talk: Console, kep
 
 def _failed(job: Job, chosen: Sequence[Settings], error: errors.TrtActionError) -> Evidence:
     """The evidence of a run that ended before its pipeline began; written, so that a later job can report it."""
-    from trt_action import delivery, report
-    from trt_action.draft import error_info
-    from trt_action.evidence import Evidence, Tool
+    from trt_action import delivery, draft, report
 
-    evidence = Evidence(
-        tool=Tool(version=__version__),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        outcome="failed",
-        error=error_info(error),
-        source=job.source(),
-        settings=chosen[0].effective() if chosen else {},
-    )
+    evidence = draft.stopped_early(chosen, job.source(), error)
     report.write_evidence(evidence, delivery.folder_of(chosen[0], chosen) if chosen else job.default_output)
     return evidence
 

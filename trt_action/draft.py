@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,6 +129,18 @@ class Keeper:
         """
         if kept.is_kept(self.folder):
             kept.write_evidence(self.folder, evidence)
+
+
+def stopped_early(chosen: Sequence[Settings], source: Source, error: errors.TrtActionError) -> Evidence:
+    """The evidence of a job that ended before its pipeline began; `chosen` may be empty."""
+    return Evidence(
+        tool=Tool(version=__version__),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        outcome="failed",
+        error=error_info(error),
+        source=source,
+        settings=chosen[0].effective() if chosen else {},
+    )
 
 
 def error_info(error: errors.TrtActionError) -> ErrorInfo:

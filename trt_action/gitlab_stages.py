@@ -10,15 +10,13 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_action import __version__, console, draft, errors, files, gpu, judge, pipeline, report, settings
+from trt_action import console, draft, errors, files, gpu, judge, pipeline, report, settings
 from trt_action import gitlab_delivery as delivery
-from trt_action.draft import error_info
 from trt_action.engine import kept
-from trt_action.evidence import Evidence, Tool
+from trt_action.evidence import Evidence
 from trt_action.gitlab_job import Job
 from trt_action.inputs import quote
 from trt_action.settings import Settings
@@ -169,15 +167,7 @@ def _wants_gpu(one: Settings) -> bool:
 
 
 def _failed(job: Job, chosen: Sequence[Settings], error: errors.TrtActionError) -> Evidence:
-    """The evidence of a job that ended before its pipeline began."""
-    evidence = Evidence(
-        tool=Tool(version=__version__),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        outcome="failed",
-        error=error_info(error),
-        source=job.source(),
-        settings=chosen[0].effective() if chosen else {},
-    )
+    evidence = draft.stopped_early(chosen, job.source(), error)
     report.write_evidence(evidence, job.output(list(chosen)))
     return evidence
 

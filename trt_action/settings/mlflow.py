@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
-from trt_action.settings.values import BadValueError, text
+from trt_action.settings.values import BadValueError, http_parts, text
 
 
 def tracking_uri(value: object) -> str:
@@ -16,12 +15,8 @@ def tracking_uri(value: object) -> str:
     """
     written = text(value)
     allowed = "the address of an MLflow server"
-    try:
-        parts = urlsplit(written)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host, parts = None, urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host or any(c.isspace() for c in written):
+    parts = http_parts(written)
+    if parts is None:
         raise BadValueError("is no address of http or https", allowed=allowed, example="https://mlflow.example.com")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadValueError(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MAX_TEXT = 4096
 SHOWN = 80
@@ -241,6 +241,17 @@ def arguments(value: object) -> str:
     return written
 
 
+def http_parts(written: str) -> SplitResult | None:
+    """The parts of an address of http or https with a host; None of anything else."""
+    try:
+        parts = urlsplit(written)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    sound = parts.scheme in {"http", "https"} and host and not any(c.isspace() for c in written)
+    return parts if sound else None
+
+
 def url(value: object) -> str:
     """Without a slash at its end. Whatever could be a secret has no place in it: it is shown in reports.
 
@@ -249,12 +260,8 @@ def url(value: object) -> str:
     """
     allowed = "a URL such as `http://host:8000/v1`"
     written = text(value)
-    try:
-        parts = urlsplit(written)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host, parts = None, urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host or any(c.isspace() for c in written):
+    parts = http_parts(written)
+    if parts is None:
         raise BadValueError("is no URL of http or https", allowed=allowed, example="http://host:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadValueError(
