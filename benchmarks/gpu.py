@@ -6,8 +6,9 @@
 
 `overhead`: for ResNet-50 (batch 1, 8, 64) and BERT-base (128 tokens), in fp32, TF32, fp16 and fp16 with a CUDA graph:
 our p50 beside a bare `run_with_iobinding` loop over the same ONNX Runtime session and the same device memory,
-interleaved in one process; then the product's own passes (worker processes): latency with copies, trtexec's parts,
-device memory. One process per case: a case that fails is recorded and the next one goes on. About 16 × 20 s.
+interleaved in one process that is pinned to one CPU; then the product's own passes (worker processes): latency with
+copies, trtexec's parts, device memory. One process per case: a case that fails is recorded and the next one goes on.
+About 16 × 20 s.
 
 `verdict`: trials of the product's own `compare`, pinned and watched as in a run: chains of 100 convolutions, and the same
 with 2 or 5 more. A trial takes 20 to 180 s and is written when it is over: the run may be killed at any time, goes on where it
@@ -20,6 +21,7 @@ import argparse
 import functools
 import gc
 import json
+import os
 import random
 import runpy
 import statistics
@@ -117,6 +119,7 @@ def feeds_of(case: Case) -> dict[str, Array]:
 
 def measure_case(case: Case, folder: Path, seconds: float) -> dict[str, Any]:
     """The record of one case; runs in a process of its own."""
+    os.sched_setaffinity(0, usable_cpus(1))  # as the product's workers are
     source = "fp16" if case.precision == "fp16" else "fp32"
     path = Path((folder / f"{case.model}-{source}.path").read_text())
     feeds = feeds_of(case)
@@ -240,7 +243,8 @@ def run_verdict(arguments: argparse.Namespace) -> None:
                 for net in arguments.nets:
                     if time.monotonic() < deadline:
                         print(f"{number} {net} +{effect} begins", flush=True)
-                        record = trial(net, effect, number, Path(name), arguments.max_seconds)
+                        options = RuntimeOptions(threads=1, device=DEVICE, cuda_graph=arguments.cuda_graph)
+                        record = trial(net, effect, number, Path(name), arguments.max_seconds, options)
                         keep(arguments.output, record | {"host": host()})
                         print(f"{number} {net} +{effect}: {gpu_report.one_line(record)}", flush=True)
             number += 1
@@ -249,9 +253,10 @@ def run_verdict(arguments: argparse.Namespace) -> None:
 made = functools.cache(nets.make)
 
 
-def trial(net: str, effect: int, number: int, folder: Path, max_seconds: float) -> dict[str, Any]:
+def trial(
+    net: str, effect: int, number: int, folder: Path, max_seconds: float, options: RuntimeOptions
+) -> dict[str, Any]:
     """One comparison of a chain of 100 layers with one that has `effect` more."""
-    options = RuntimeOptions(threads=1, device=DEVICE)
     base, head = (Loadable("onnxruntime", made(folder, net, extra), options, prepared=False) for extra in (0, effect))
     feeds = folder / f"{net}.npz"
     arrays.save_npz(feeds, nets.feeds(net))
@@ -263,6 +268,7 @@ def trial(net: str, effect: int, number: int, folder: Path, max_seconds: float) 
         windows=watch,
     )
     record: dict[str, Any] = {"part": "verdict", "net": net, "effect": effect, "number": number}
+    record["cuda_graph"] = options.cuda_graph
     record |= {"seconds": time.monotonic() - begin, "margin": found.margin}
     if watch is not None:
         record["telemetry"] = watch.finish().model_dump(mode="json", exclude={"gpu": {"uuid"}})
@@ -301,6 +307,7 @@ def main() -> None:
     part.add_argument("--effects", nargs="+", type=int, default=[0, 2, 5], help="layers of 100")
     part.add_argument("--nets", nargs="+", choices=sorted(nets.GPU_SIZES | nets.MATMULS), default=["gpu", "gpu-matmul"])
     part.add_argument("--max-seconds", type=float, default=60.0)
+    part.add_argument("--cuda-graph", action="store_true", help="as with the setting `cuda-graph`")
     part.add_argument("--first", type=int, default=0, help="number of the first trial: pieces need other seeds")
     part = parts.add_parser("report")
     part.add_argument("files", type=Path, nargs="+")

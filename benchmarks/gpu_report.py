@@ -101,7 +101,9 @@ def _row(r: Record, fp32: float | None) -> list[str]:
 
 
 def verdict(trials: list[Record]) -> str:
-    keys = sorted({(t["net"], t["effect"]) for t in trials})
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for trial in sorted(trials, key=lambda t: (_net(t), t["effect"])):
+        groups.setdefault((_net(trial), trial["effect"]), []).append(trial)
     return "\n\n".join(
         [
             "## On a GPU: can the verdict be trusted?",
@@ -113,10 +115,14 @@ def verdict(trials: list[Record]) -> str:
                     "net", "effect", "measured effect", "trials", "regressed", "within noise", "improved",
                     "inconclusive", "median time", "longest", "sets", "sets differ",
                 ],
-                [_verdict_row([t for t in trials if (t["net"], t["effect"]) == key]) for key in keys],
+                [_verdict_row(chosen) for chosen in groups.values()],
             ),
         ]
     )  # fmt: skip
+
+
+def _net(trial: Record) -> str:
+    return f"{trial['net']} + CUDA graph" if trial.get("cuda_graph") else str(trial["net"])
 
 
 def _verdict_row(chosen: list[Record]) -> list[str]:
@@ -128,7 +134,7 @@ def _verdict_row(chosen: list[Record]) -> list[str]:
     ]
     effect = chosen[0]["effect"]
     return [
-        chosen[0]["net"],
+        _net(chosen[0]),
         "A/A" if effect == 0 else f"+{effect} %",
         f"{statistics.median(ratios) - 1:+.2%}" if ratios else "–",
         str(len(chosen)),
