@@ -23,11 +23,13 @@ LONGEST_NAMED = 10
 
 @dataclass(frozen=True)
 class Lost:
-    """No answer. `arrived`: the request may have taken effect; `final`: trying again cannot help."""
+    """No answer. `arrived`: the request may have taken effect; `final`: trying again cannot help; `refused`: nobody
+    listens there."""
 
     reason: str
     arrived: bool = True
     final: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ class Tries:
     def again(self, wait: float | None, said: str, request: str) -> bool:
         """Wait for the next try. False, at once, where there is none: `wait` is None, or it would take too long.
 
-        `said` is what the other side answered, `request` what was asked: both for the log.
+        `said` is what the other side answered (empty: the log is told nothing), `request` what was asked.
         """
         patience = self._patience
         if wait is None or self.number >= patience.attempts or patience.clock() + wait > self.deadline:
             return False
-        patience.log(f"{said}; again in {wait:.0f} s ({request})")
+        if said:
+            patience.log(f"{said}; again in {wait:.0f} s ({request})")
         patience.sleep(wait)
         self.number += 1
         return True
@@ -110,7 +113,7 @@ def lost(error: requests.RequestException) -> Lost:
         return Lost("the server's certificate is not accepted", arrived=False, final=True)
     cause = getattr(error.args[0], "reason", None) if error.args else None
     if isinstance(cause, NewConnectionError):
-        return Lost("no connection", arrived=False)
+        return Lost("no connection", arrived=False, refused=isinstance(cause.__cause__, ConnectionRefusedError))
     if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return Lost("the connection broke")
     return Lost(f"the request failed ({type(error).__name__})", final=True)

@@ -43,9 +43,9 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *, tls: bool = False, login: bool = False) -> Iterator[Running]:
-    """Start one with an empty store in `folder`; it is killed at the end."""
-    port = _free_port()
+def serve(folder: Path, *, tls: bool = False, login: bool = False, port: int = 0) -> Iterator[Running]:
+    """Start one with an empty store in `folder`; it is killed at the end. `port` 0: any free one."""
+    port = port or _free_port()
     config: dict[str, object] = {
         "version": "0.1",
         "log": {"level": "info"},

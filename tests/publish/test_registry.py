@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.doubles import registry as doubles
 from tests.doubles.registry import PASSWORD, USER, Running
 from tests.doubles.registry_proxy import Fault, Proxy
 from tests.publish.conftest import LOGIN, MakeRegistry, Time
@@ -95,6 +99,58 @@ def test_a_next_page_elsewhere_is_not_followed(client: Registry, proxy: Proxy, r
     proxy.faults = [Fault("GET", "tags/list", status=200, headers=headers, body=b'{"tags":[]}')]
     with pytest.raises(RegistryError, match="another host"):
         client.tags(repository)
+
+
+def closed_port() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("insecure", [None, False])
+def test_nobody_listens_at_all(make: MakeRegistry, time: Time, log: list[str], insecure: bool | None) -> None:
+    """Whether http or https is to be found out first, or not: seconds, one line, and what to do."""
+    host = closed_port()
+    with pytest.raises(RegistryError, match="no connection") as caught:
+        make(host, insecure=insecure).tags("a")
+    assert time.slept == [1, 2, 4]
+    assert len(log) == 1
+    assert log[0].startswith(f"{host} refuses the connection; it gets a few seconds to start")
+    assert "Nothing listens" in caught.value.why
+    assert "port" in caught.value.fix
+
+
+def test_a_registry_that_is_just_starting(
+    make: MakeRegistry, time: Time, log: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := doubles.missing():
+        pytest.skip(reason)
+    host = closed_port()
+    with contextlib.ExitStack() as running:
+
+        def sleep(seconds: float) -> None:
+            time.slept.append(seconds)
+            if len(time.slept) == 2:
+                running.enter_context(doubles.serve(tmp_path, port=int(host.rpartition(":")[2])))
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        registry = make(host)
+        digest = put(registry, "a", "v1")
+        assert registry.digest("a", "v1") == digest
+    assert len(time.slept) == 2
+    assert len(log) == 1
+
+
+def test_a_registry_that_goes_away_later_is_waited_for(make: MakeRegistry, time: Time, tmp_path: Path) -> None:
+    if reason := doubles.missing():
+        pytest.skip(reason)
+    with doubles.serve(tmp_path) as running:
+        registry = make(running.host)
+        put(registry, "a", "v1")
+    with pytest.raises(RegistryError, match="no connection"):
+        registry.tags("a")
+    assert len(time.slept) == 6
 
 
 def test_deleting_takes_the_tags_along(client: Registry, repository: str) -> None:

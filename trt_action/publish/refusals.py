@@ -79,6 +79,9 @@ def refused(host: str, request: str, status: int, content: bytes, redacted: Call
 def lost(host: str, request: str, got: http.Lost) -> RegistryError:
     """The error for a request without an answer."""
     why, fix = "", "Check the registry's name, the network and any proxy (HTTPS_PROXY, NO_PROXY), then run it again."
+    if got.refused:
+        why = "Nothing listens at that address and port: one of them is wrong, or the registry is not running."
+        fix = "Check the host and port in the image's name, and that the registry runs; then run it again."
     if "certificate" in got.reason:
         why = "The registry has no TLS, or a certificate of an authority that this machine does not know."
         fix = "Name its authority's certificate, or allow plain http if the registry has no TLS on purpose."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote as percent
@@ -28,6 +28,10 @@ from trt_action.publish.reference import is_host, is_loopback
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 SLOW = 5
 """How many times longer the answer to a `slow` request may take."""
+
+FIRST_TRIES = 4
+"""How often a registry is asked that refuses the very first connection: one that is just starting comes up within
+these 7 to 11 s, a wrong port never does."""
 
 MAX_REDIRECTS = 5
 PIECE = 1 << 20
@@ -100,6 +104,7 @@ class Transport:
             raise SettingsError(f"{quote(host)} is no host of a registry.", fix="Write it as `ghcr.io` or `host:5000`.")
         self.host, self.patience, self._read_seconds = host, patience, read_seconds
         self._session, self._insecure = session, insecure
+        self._met = False
         self._secrets = (credentials.secret.get_secret_value(), credentials.basic()[6:]) if credentials else ()
         self._auth = Authenticator(credentials, self._ask_token, patience.clock, insecure=bool(insecure))
         self._base = "" if insecure or (insecure is None and is_loopback(host)) else f"https://{host}"
@@ -112,7 +117,11 @@ class Transport:
         return self._auth.challenged
 
     def url(self, path: str) -> str:
-        """The address of `path`, which begins with `/v2/`."""
+        """The address of `path`, which begins with `/v2/`.
+
+        Raises:
+            RegistryError: whether it takes http is still to be found out, and nobody listens.
+        """
         if not self._base:
             self._base = self._probe()
         return self._base + percent(path, safe="/:")
@@ -210,6 +219,21 @@ class Transport:
     def _exchange(
         self, ask: Ask, url: str, params: Mapping[str, Any], authorization: str | None
     ) -> requests.Response | http.Lost:
+        """One exchange; while nobody has answered yet, a few where the connection is refused."""
+        tries = self.patience.tries()
+        got = self._sent(ask, url, params, authorization)
+        while not self._met and isinstance(got, http.Lost) and got.refused:
+            wait = self.patience.backoff(tries.number) if tries.number < FIRST_TRIES else None
+            first = f"{self.host} refuses the connection; it gets a few seconds to start" if tries.number == 1 else ""
+            if not tries.again(wait, first, ask.words()):
+                return replace(got, final=True)
+            got = self._sent(ask, url, params, authorization)
+        self._met = self._met or not isinstance(got, http.Lost)
+        return got
+
+    def _sent(
+        self, ask: Ask, url: str, params: Mapping[str, Any], authorization: str | None
+    ) -> requests.Response | http.Lost:
         seconds = self._read_seconds * (SLOW if ask.slow else 1)
         try:
             return self._session.request(
@@ -256,7 +280,11 @@ class Transport:
     def _probe(self) -> str:
         """http or https? Nothing that is secret is sent before it is known."""
         plain = f"http://{self.host}"
-        got = self._exchange(Ask("GET", plain), f"{plain}/v2/", {}, None)
+        ask = Ask("GET", f"{plain}/v2/")
+        one_port = urlsplit(plain).port is not None  # else https has a port of its own, where somebody may listen
+        got = self._exchange(ask, ask.url, {}, None) if one_port else self._sent(ask, ask.url, {}, None)
+        if isinstance(got, http.Lost) and got.refused and one_port:
+            raise self.refused(ask, got)
         if isinstance(got, http.Lost):
             return f"https://{self.host}"
         got.close()
