@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.conftest import scale, version
+from tests.serve.conftest import Serve, ask, scale, version
 from trt_action import evidence
 from trt_action.engine import building, cache, devices, kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
@@ -184,6 +184,31 @@ def test_flags_come_from_the_command_line_then_the_environment(tmp_path: Path) -
     found = flags.parse(tmp_path, {"port": "82"}, env)
     assert (found.port, found.batching, found.max_queue) == (82, False, 256)
     assert {flag.attribute for flag in flags.FLAGS} | {"path"} == set(found.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["MAX_QUEU"], "`TRT_ACTION_SERVE_MAX_QUEU` (did you mean `TRT_ACTION_SERVE_MAX_QUEUE`?)."),
+        (["TOKN"], "`TRT_ACTION_SERVE_TOKN` (did you mean `TRT_ACTION_SERVE_TOKEN`?)."),
+        (["SERVICE_HOST", "PORT_80_TCP_ADDR"], "`TRT_ACTION_SERVE_PORT_80_TCP_ADDR`, `TRT_ACTION_SERVE_SERVICE_HOST`."),
+        ([f"A{n}" for n in range(7)], "`TRT_ACTION_SERVE_A4` and 2 more."),
+    ],
+)
+def test_unknown_variables_are_named_with_what_was_meant(names: list[str], words: str) -> None:
+    known = {flag.variable: "" for flag in flags.FLAGS} | {flags.TOKEN: "", "PATH": "", "TRT_ACTION_PRECISION": ""}
+    assert flags.unknown(known) is None
+    said = flags.unknown(known | {f"TRT_ACTION_SERVE_{name}": "s3cret" for name in names})
+    assert said is not None
+    assert said.endswith(words)
+    assert "s3cret" not in said
+
+
+def test_a_misspelt_variable_is_a_warning_and_the_server_serves(tmp_path: Path, serve: Serve) -> None:
+    server = serve(version(tmp_path / "m" / "1", scale(1)), env={"TRT_ACTION_SERVER_MAX_QUEUE": "1"})
+    assert len([line for line in server.lines if "no such setting" in line]) == 1
+    assert "did you mean `TRT_ACTION_SERVE_MAX_QUEUE`" in "".join(server.lines)
+    assert ask(server, "/v2/health/ready", None, {})[0] == 200
 
 
 @pytest.mark.parametrize(

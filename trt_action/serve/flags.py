@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from trt_action.errors import SettingsError
-from trt_action.inputs import quote
+from trt_action.inputs import nearest, quote
 
 ENVIRONMENT = "TRT_ACTION_SERVE_"
+TOKEN = ENVIRONMENT + "TOKEN"
+"""The clients' token itself; it is no flag, as flags show in lists of processes."""
+NAMED = 5
+"""Unknown variables that one line names."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,25 @@ def parse(path: Path, given: Mapping[str, str | None], env: Mapping[str, str]) -
             fix="Set both --tls-certificate and --tls-key, or neither.",
         )
     return Options(path=path, **values)
+
+
+def unknown(env: Mapping[str, str]) -> str | None:
+    """Words about variables that look like ours and are none; None where there are none. Their values are not named.
+
+    Words, not an error, unlike an unknown flag: nobody may have written them. Kubernetes gives every container
+    `TRT_ACTION_SERVE_SERVICE_HOST` and its kin as soon as a Service of the namespace is called
+    `trt-action-serve`, and an image that goes back to an older version meets the flags of the newer one. A server that
+    runs should not stop for either.
+    """
+    known = {variable.removeprefix(ENVIRONMENT): variable for variable in (*(flag.variable for flag in FLAGS), TOKEN)}
+    prefix = ENVIRONMENT.rstrip("_")  # `TRT_ACTION_SERVER_PORT` too
+    strange = sorted(name for name in env if name.startswith(prefix) and name not in known.values())
+    said = []
+    for name in strange[:NAMED]:
+        near = nearest(name.removeprefix(prefix).lstrip("_"), known)
+        said.append(quote(name) + (f" (did you mean `{known[near]}`?)" if near else ""))
+    more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+    return f"Warning: ignored, as this server has no such setting: {', '.join(said)}{more}." if said else None
 
 
 def _value(flag: Flag, text: str, where: str) -> Any:

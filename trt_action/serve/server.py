@@ -22,10 +22,10 @@ import uvloop
 
 from trt_action.errors import BackendUnavailableError, SettingsError, TrtActionError
 from trt_action.inputs import open_regular, quote
-from trt_action.serve import connection, engines, spans
+from trt_action.serve import connection, engines, flags, spans
 from trt_action.serve.app import App
 from trt_action.serve.connection import Connection
-from trt_action.serve.flags import ENVIRONMENT, Options
+from trt_action.serve.flags import Options
 from trt_action.serve.log import Log
 from trt_action.serve.repository import Repository
 
@@ -53,6 +53,8 @@ def run(options: Options) -> None:
 
 async def _serve(options: Options) -> None:
     log = Log(options.access_log)
+    if strange := flags.unknown(os.environ):
+        log.say(strange)
     repository = Repository(options, log.say)
     recorded = spans.spans(os.environ)
     app = App(repository, options, log, _token(options), recorded)
@@ -220,10 +222,10 @@ def _token(options: Options) -> bytes | None:
         with open_regular(Path(options.token_file), noun="token file", wrong=SettingsError) as file:
             token, where = file.read(MAX_TOKEN_BYTES + 1).strip(), "--token-file"
     else:
-        text = os.environ.get(ENVIRONMENT + "TOKEN")
+        text = os.environ.get(flags.TOKEN)
         if text is None:
             return None
-        token, where = text.strip().encode(), ENVIRONMENT + "TOKEN"
+        token, where = text.strip().encode(), flags.TOKEN
     if not token or len(token) > MAX_TOKEN_BYTES:
         raise SettingsError(f"The token of {where} is empty or too long.", fix="Put one line of text there.")
     return token
