@@ -108,7 +108,7 @@ class PlainConsole:
     def show(self, renderable: RenderableType) -> None:
         from rich.console import Console as RichConsole
 
-        RichConsole(file=self._stream, color_system=None, width=110, highlight=False).print(renderable)
+        RichConsole(file=self._stream, color_system=None, width=110, highlight=False).print(renderable, crop=False)
 
     def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -167,7 +167,7 @@ class TerminalConsole:
             self._console.print(f"  [dim]{line}[/]" if source == "default" else f"  {line}  [dim]({source})[/]")
 
     def show(self, renderable: RenderableType) -> None:
-        self._console.print(renderable)
+        self._console.print(renderable, crop=False)
 
 
 def _shown(value: object) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html as html_library
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from tests.report import samples
+from trt_action.console import PlainConsole, TerminalConsole
 from trt_action.evidence import Evidence
 from trt_action.report import comment, html, summary, terminal
 from trt_action.report.search import to_commit
@@ -28,6 +29,10 @@ NASTY = [
     "  spaced  ",
     "{%x%}|",
     "ü" * 60,
+    "é世界 😀",
+    "/encoder/layer.0/" + "attention/" * 20 + "MatMul",
+    "many words " * 20,
+    "##[error]::warning::x",
 ]
 
 
@@ -61,10 +66,10 @@ def evidence(search: Search) -> Evidence:
     return found.model_copy(update={"head": found.head.model_copy(update={"engine": engine})})
 
 
-def on_terminal(found: Evidence) -> str:
-    console = Console(width=4_000, record=True, file=io.StringIO())
-    console.print(terminal(found))
-    return console.export_text()
+def on_terminal(found: Evidence, kind: type[PlainConsole | TerminalConsole] = PlainConsole) -> str:
+    stream = io.StringIO()
+    kind(stream, {}).show(terminal(found))
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -104,14 +109,27 @@ def test_trials_and_layers_are_tables() -> None:
     assert "Decided on 600 samples (validation data)" in text
 
 
-def test_lines_to_commit_are_read_back_as_the_names_were() -> None:
+@pytest.mark.parametrize("kind", [PlainConsole, TerminalConsole])
+def test_lines_to_commit_are_read_back_as_the_names_were(
+    kind: type[PlainConsole | TerminalConsole], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     search = searched(kept=NASTY)
     read = yaml.safe_load("\n".join(to_commit(search)))
     assert read == {"precision": "int8", "exclude-nodes": ["first", *NASTY]}
-    shown = on_terminal(evidence(search)).partition("To commit, instead of searching again:\n")[2]
+    shown = on_terminal(evidence(search), kind).partition("To commit, instead of searching again:\n")[2]
     lines = [line[2:].rstrip() for line in shown.splitlines()[: 3 + len(NASTY)]]
     assert yaml.safe_load("\n".join(lines)) == read
     assert "\u202e" not in shown
+    assert "##[" not in shown
+
+
+@pytest.mark.parametrize("shown", [comment, summary, html])
+def test_names_to_commit_are_whole(shown: Callable[[list[Evidence]], str]) -> None:
+    """Half a name fits no node."""
+    for kept in (["x" * 500], ["y" * 900], [f"{'z' * 400}{i}" for i in range(12)]):
+        text = shown([evidence(searched(kept=kept))])
+        assert all(name in text for name in kept)
 
 
 def test_nothing_found_nothing_to_commit() -> None:

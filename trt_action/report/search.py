@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
+
+import yaml
 
 from trt_action.evidence import Evidence
 from trt_action.report import format as fmt
@@ -35,11 +37,18 @@ def line(evidence: Evidence) -> str:
 
 
 def to_commit(found: Search) -> list[str]:
-    """Lines for `.trt-action.yml` that make this recipe without a search. Names are quoted as JSON, which YAML reads."""
+    """Lines for `.trt-action.yml` that make this recipe without a search."""
     lines = [f"precision: {found.precision}"]
     if found.exclude_nodes:
-        lines += ["exclude-nodes:", *(f"  - {json.dumps(name)}" for name in found.exclude_nodes)]
+        lines += ["exclude-nodes:", *(f"  - {_quoted(name)}" for name in found.exclude_nodes)]
     return lines
+
+
+def _quoted(name: str) -> str:
+    """In YAML's own quotes and in ASCII: JSON's pairs of surrogates mean something else in YAML. A runner that reads its
+    log finds no command in it."""
+    quoted: str = yaml.safe_dump(name, default_style='"', width=math.inf).rstrip("\n")
+    return quoted.replace("::", r":\x3a").replace("##[", r"#\x23[")
 
 
 def section(evidence: Evidence, limits: Limits) -> Section | None:
@@ -51,8 +60,8 @@ def section(evidence: Evidence, limits: Limits) -> Section | None:
         f"({found.data} data), by the prepared graph on the CPU without graph optimisation, against the FP32 reference."
     ]
     tables = [_trials(found, limits)]
-    if found.found and len(found.exclude_nodes) <= MOST_INLINE:
-        names = json.dumps([clip(name, limits.name) for name in found.exclude_nodes])
+    names = f"[{', '.join(_quoted(name) for name in found.exclude_nodes)}]"
+    if found.found and len(found.exclude_nodes) <= MOST_INLINE and len(names) <= limits.text:
         lines.append(
             f"To commit, instead of searching again: `precision: {found.precision}`, `exclude-nodes: {names}`."
         )
@@ -60,7 +69,7 @@ def section(evidence: Evidence, limits: Limits) -> Section | None:
         lines.append(
             f"To commit, instead of searching again: `precision: {found.precision}` and these `exclude-nodes`."
         )
-        rows = tuple((Code(clip(name, limits.name)),) for name in found.exclude_nodes[: limits.rows])
+        rows = tuple((Code(name),) for name in found.exclude_nodes[: limits.rows])  # whole: half a name fits no node
         tables.append(Table(("exclude-nodes",), rows, left_out=len(found.exclude_nodes) - len(rows)))
     if found.sensitivity:
         tables.append(_sensitivity(found, limits))

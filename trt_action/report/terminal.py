@@ -79,7 +79,8 @@ def _search(evidence: Evidence, line: str) -> list[Text]:
     shown = [Text(f"Search: {clean(line)}")]
     if found.found:
         shown.append(Text("To commit, instead of searching again:", style="bold"))
-        shown += [Text(f"  {text}", overflow="fold") for text in search.to_commit(found)]  # ASCII: quoted as JSON
+        # ASCII, and in one piece on a screen of any width: a line that is broken is another name.
+        shown += [Text(f"  {text}", no_wrap=True, overflow="ignore") for text in search.to_commit(found)]
     return shown
 
 
