@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 
 from trt_action import data, precision, search, settings
 from trt_action import model as models
@@ -172,6 +173,31 @@ def test_a_ranking_that_fails_does_not_end_the_run(
     found = find(fragile, s, tmp_path, given(digits, fragile, "calibration"), given(digits, fragile, "validation"))
     assert (found.precision, found.exclude_nodes, found.record.found) == ("int8", (), False)
     assert found.record.notes[0].endswith("could not be ranked: Looking for layers failed. An operator.")
+
+
+def test_a_layer_that_no_setting_can_name_is_told(digits: Path, fragile: models.Model, tmp_path: Path) -> None:
+    proto = onnx.load(fragile.path)
+    next(node for node in proto.graph.node if node.name == "conv4").name = "conv\n4"
+    onnx.save(proto, tmp_path / "nameless.onnx")
+    model = models.load(tmp_path / "nameless.onnx", label="nameless.onnx", batch_size=8)
+    s = asked(tmp_path, precision="auto", max_accuracy_drop="0.5%")
+    found = find(model, s, tmp_path, given(digits, model, "calibration"), given(digits, model, "validation"))
+    assert (found.precision, found.exclude_nodes) == ("fp32", ())
+    assert any("1 of 6 layers cannot be kept, `conv 4` for one" in note for note in found.record.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", " a,b ", "é 😀", "x" * 1_000, "x" * 1_001, "a\nb", "a\tb", "a\u202eb", "\x7f", ""]
+)
+def test_a_layer_is_kept_if_the_settings_take_its_name(name: str, tmp_path: Path) -> None:
+    layer = precision.SensitiveLayer(name, (name,), 0.1, measured=True)
+    config = tmp_path / ".trt-action.yml"
+    config.write_text(yaml.safe_dump({"model": "m.onnx", "precision": "int8", "exclude-nodes": [name]}))
+    if layer.can_be_named:
+        assert settings.load({}, {}, tmp_path, config)[0].exclude_nodes == (name,)
+    else:
+        with pytest.raises(SettingsError, match="exclude-nodes"):
+            settings.load({}, {}, tmp_path, config)
 
 
 def test_a_rule_that_no_recipe_can_hold(digits: Path, fragile: models.Model, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from trt_action.process import Progress
 __all__ = ["CALIBRATED", "UNCHANGED", "Prepared", "Recipe", "SensitiveLayer", "choose", "prepare", "rank"]
 
 MADE = "made.onnx"
+LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class SensitiveLayer:
     exclude: tuple[str, ...]
     error: float | None
     measured: bool
+
+    @property
+    def can_be_named(self) -> bool:
+        """Does the setting `exclude-nodes` take its names?"""
+        return all(name.isprintable() and 0 < len(name) <= LONGEST_NAME for name in self.exclude)
 
 
 def prepare(
@@ -117,8 +122,7 @@ def rank(
     ranges: Path,
     progress: Progress | None = None,
 ) -> tuple[SensitiveLayer, ...]:
-    """The layers that the recipe changes, most sensitive first; those without a name that a setting can hold are left
-    out, and a model with its own Q/DQ nodes has none.
+    """The layers that the recipe changes, most sensitive first; a model with its own Q/DQ nodes has none.
 
     Args:
         samples: representative inputs; int8 and fp8 are calibrated with them too.
@@ -150,10 +154,9 @@ def rank(
         )
     finally:
         saved.unlink(missing_ok=True)
-    layers = (
+    return tuple(
         SensitiveLayer(one["name"], tuple(one["exclude"]), one["error"], one["measured"]) for one in answer["layers"]
     )
-    return tuple(layer for layer in layers if all(re.fullmatch(r".{1,1000}", name) for name in layer.exclude))
 
 
 @dataclass(frozen=True)

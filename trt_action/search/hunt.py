@@ -15,6 +15,7 @@ from trt_action.data import Dataset
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.errors import MeasureError, PrecisionError
 from trt_action.evidence import Accuracy, AchievedPrecision, Gate
+from trt_action.inputs import quote
 from trt_action.judge import accuracy as gates
 from trt_action.judge import words
 from trt_action.model import Model
@@ -140,7 +141,14 @@ class Hunt:
             return ()
         if late := sum(not layer.measured for layer in layers):
             self.notes.append(f"There was no time to rank {late} of {len(layers)} layers; they come last.")
-        return layers
+        named = tuple(layer for layer in layers if layer.can_be_named)
+        if len(named) < len(layers):
+            other = next(layer.name for layer in layers if not layer.can_be_named)
+            self.notes.append(
+                f"{len(layers) - len(named)} of {len(layers)} layers cannot be kept, {quote(other)} for one: a name with "
+                f"unprintable characters, or a longer one than {precision.LONGEST_NAME:,}, fits into no setting."
+            )
+        return named
 
     def _trial(self, recipe: Recipe, kept: Sequence[SensitiveLayer], ranges: Path) -> bool:
         """Make, judge and record one candidate; whether its accuracy holds."""
