@@ -98,7 +98,7 @@ def test_a_run_that_publishes_is_recorded_and_shows_the_trend(
     assert (tags["trt-action.commit"], tags["trt-action.image"]) == (SHA, published)
     (version,) = Api(uri).versions("digits")
     assert (version["source"], version["run_id"]) == (f"docker://{published}", run["info"]["run_id"])
-    assert "**digits · fp32 · CPU · onnxruntime**, 3 runs" in step.summary
+    assert "**digits · fp32 · CPU · onnxruntime · 1×1×8×8**, 3 runs" in step.summary
     assert "xychart-beta" in step.summary.partition("### History")[2]
 
 

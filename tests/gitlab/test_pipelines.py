@@ -167,7 +167,7 @@ def registry(locked: Running, tmp_path_factory: pytest.TempPathFactory) -> Itera
         found = Registry(session, locked.host, credentials=Credentials(USER, SecretStr(PASSWORD)), ca=locked.ca)
         runtime_base(found, "acme/models", tmp_path_factory.mktemp("base"))
         for number in range(2):  # what earlier commits have published
-            image = images.push(found, "acme/models", f"sha-{number}", commit=commit(number))
+            image = images.push(found, "acme/models", f"sha-{number}", commit=commit(number), batch=8)
             images.attached(found, image, None)
         yield found
 
@@ -217,7 +217,7 @@ def test_a_push_to_the_default_branch(pushed: Pushed, registry: Registry, locked
     assert found.sha256 == evidence.head.engine.sha256
     assert pushed.project.main in registry.tags("acme/models")
     told = (publish.workspace / "trt-action-report/published.md").read_text()
-    assert "**digits · int8 · CPU · onnxruntime**, 3 runs" in told
+    assert "**digits · int8 · CPU · onnxruntime · 8×1×8×8**, 3 runs" in told
     assert "xychart-beta" in told
     check_secrets(done, TOKEN, PASSWORD, JOB_TOKEN)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.history.samples import commit, level, points, run
 from tests.report import samples
-from trt_action.evidence import Evidence
+from trt_action.evidence import Evidence, ShapeRange
 from trt_action.history import series
 from trt_action.history.points import Point, point
 
@@ -83,6 +83,40 @@ def test_one_trend_per_model_gpu_precision_and_backend_and_each_run_once() -> No
         ("digits", "NVIDIA L4", 1),
         ("digits", "CPU", 2),
     ]
+
+
+def test_the_legs_of_a_matrix_are_trends_of_their_own() -> None:
+    """In one history, one after another or in turn: no leg breaks another's line, and none is a change of another."""
+
+    def leg(number: int, p50_ms: float, batch: int, engine_bytes: int, **recipe: str) -> Point:
+        opt = {"image": ShapeRange(min=[1, 1, 8, 8], opt=[batch, 1, 8, 8], max=[64, 1, 8, 8])}
+        evidence = run(number, p50_ms)
+        assert evidence.model is not None
+        assert evidence.head is not None
+        engine = evidence.head.engine.model_copy(update={"bytes": engine_bytes, **recipe})
+        made = point(
+            evidence.model_copy(
+                update={
+                    "model": evidence.model.model_copy(update={"shapes": opt}),
+                    "head": evidence.head.model_copy(update={"engine": engine}),
+                }
+            ),
+            "x",
+        )
+        assert isinstance(made, Point)
+        return made
+
+    values = level(8)
+    later = [leg(8 + n, value * 7, 8, 400_000) for n, value in enumerate(values)]
+    turns = [leg(n, value, 1, 200_000) for n, value in enumerate(values)]
+    others = [leg(n, value * 2, 1, 300_000, backend="tensorrt", precision="fp16") for n, value in enumerate(values)]
+    found = series([*later, *turns, *others])
+    assert sorted((one.key.backend, one.key.precision, one.key.shapes, len(one.points)) for one in found) == [
+        ("onnxruntime", "int8", "1×1×8×8", 8),
+        ("onnxruntime", "int8", "8×1×8×8", 8),
+        ("tensorrt", "fp16", "1×1×8×8", 8),
+    ]
+    assert [(one.breaks, one.changes) for one in found] == [((), ())] * 3
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 from tests.report import samples
 from trt_action.engine import kept
 from trt_action.engine.backend import RuntimeOptions
-from trt_action.evidence import Evidence, Fingerprint, Source
+from trt_action.evidence import Evidence, Fingerprint, ShapeRange, Source
 from trt_action.publish import attest, labels, layers, oci, provenance, sbom
 from trt_action.publish.attest import Attachment
 from trt_action.publish.layers import Compression
@@ -50,12 +50,15 @@ def measured(
     commit: str = COMMIT,
     gpu: Mapping[str, Any] | None = None,
     created: str | None = None,
+    batch: int = 1,
     **changes: Any,
 ) -> Evidence:
     """Evidence of a run that measured these engine bytes."""
+    shape = ShapeRange(min=[1, 1, 8, 8], opt=[batch, 1, 8, 8], max=[64, 1, 8, 8])
     digest = hashlib.sha256(engine).hexdigest()
     record = samples.engine(sha256=digest, bytes=len(engine), **changes)
     evidence = samples.passed(
+        model=samples.model(shapes={"image": shape}),
         head=samples.side(engine=record),
         source=Source(commit=commit, ref="refs/heads/main", repository="https://github.com/team/model"),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from trt_action.evidence import Evidence, Latency
+from trt_action.evidence import Evidence, Latency, ModelInfo
 from trt_action.publish import labels
 
 Name = Literal["p50", "p99", "throughput", "accuracy", "engine"]
@@ -65,12 +65,14 @@ class Value:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What a series is about."""
+    """What a series is about: what was asked for, and the kind of hardware. `shapes`: each measured shape once, such as
+    `1×3×224×224`; a model that is measured at two batch sizes has two series."""
 
     model: str
     gpu: str
     precision: str
     backend: str
+    shapes: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,13 @@ def point(evidence: Evidence, place: str) -> Point | str:
     here, task = labels.gpu(evidence), evidence.accuracy.task
     conditions = _conditions(evidence)
     name = str(evidence.settings.get("name") or evidence.model.name)
-    key = Key(_cut(name), _cut(here.name if here else "CPU"), head.engine.precision, _cut(head.engine.backend))
+    key = Key(
+        model=_cut(name),
+        gpu=_cut(here.name if here else "CPU"),
+        precision=head.engine.precision,
+        backend=_cut(head.engine.backend),
+        shapes=_cut(_shapes(evidence.model)),
+    )
     numbers = [value.value for value in values.values()]
     return Point(
         key=key,
@@ -166,6 +174,11 @@ def _conditions(evidence: Evidence) -> dict[str, str]:
     if head and head.throughput:
         said["batch"], said["concurrency"] = head.throughput.batch, head.throughput.concurrency
     return {_cut(str(name)): _cut(_text(value)) for name, value in sorted(said.items())[:MAX_CONDITIONS]}
+
+
+def _shapes(model: ModelInfo) -> str:
+    """Inputs mostly share theirs, and a language model has dozens of them: which input has which is a condition."""
+    return ", ".join(dict.fromkeys("×".join(map(str, one.opt)) or "scalar" for one in model.shapes.values()))
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Points become series: one per model, GPU, precision and backend; with breaks and changes."""
+"""Points become series: one per model, GPU, precision, backend and measured shapes; with breaks and changes."""
 
 from __future__ import annotations
 

@@ -49,8 +49,9 @@ def between(change: Change, found: Series) -> str:
 
 
 def title(found: Series) -> str:
-    """`digits · int8 · NVIDIA L4 · tensorrt`. Foreign text."""
-    return " · ".join((found.key.model, found.key.precision, found.key.gpu, found.key.backend))
+    """`digits · int8 · NVIDIA L4 · tensorrt · 1×1×8×8`. Foreign text."""
+    key = found.key
+    return " · ".join(part for part in (key.model, key.precision, key.gpu, key.backend, key.shapes) if part)
 
 
 def axis(metric: Metric) -> str:
