@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import docker
 import pytest
+from docker.models.containers import Container
 
 from tests.e2e.conftest import stand_in
 from trt_action import cli, report
 from trt_action.evidence import Evidence
-from trt_action.llm.images import LABEL
+from trt_action.llm import leftovers
+from trt_action.llm.leftovers import LABEL
 
 pytestmark = pytest.mark.docker
 
@@ -86,12 +94,16 @@ def left() -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
 
 
-def run(tmp_path: Path, command: str, **settings: str) -> tuple[int, Evidence]:
+def asked(tmp_path: Path, **settings: str) -> list[str]:
     (tmp_path / "p.txt").write_text("hello\n")
-    asked = {"backend": "openai-endpoint", "endpoint-image": IMAGE, "endpoint-args": "tiny", "prompts": str(tmp_path / "p.txt"),
+    values = {"backend": "openai-endpoint", "endpoint-image": IMAGE, "endpoint-args": "tiny", "prompts": str(tmp_path / "p.txt"),
              "max-output-tokens": "4", "requests": "4", "concurrencies": "1", "max-seconds": "6", "output": str(tmp_path / "out"),
              "endpoint-start-timeout": "60s", **{name.replace("_", "-"): value for name, value in settings.items()}}  # fmt: skip
-    code = cli.main([command, *(f"--{name}={value}" for name, value in asked.items())])
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def run(tmp_path: Path, command: str, **settings: str) -> tuple[int, Evidence]:
+    code = cli.main([command, *asked(tmp_path, **settings)])
     return code, report.read_evidence(tmp_path / "out" / "evidence.json")
 
 
@@ -163,3 +175,94 @@ def test_a_variable_that_is_not_set_is_told(tmp_path: Path, monkeypatch: pytest.
     assert code == 2
     assert found.error is not None
     assert "`CANARY`" in found.error.what
+
+
+def test_what_a_killed_run_left_is_removed_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    waits = asked(tmp_path / "first", endpoint_args="elsewhere", endpoint_start_timeout="300s")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "trt_action", "bench", *waits], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (started := left()):
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run(tmp_path, "bench")[0] == 0
+        assert left() == started
+    finally:
+        first.kill()
+    # Nobody has asked how it ended: a killed child of a CI's shell may stay like that for long.
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
+    assert left() == started
+    assert run(tmp_path, "bench")[0] == 0
+    assert left() == []
+    first.wait()
+
+
+@dataclass(frozen=True)
+class Ours:
+    client: docker.DockerClient
+    me: leftovers.Owner
+
+    def create(self, label: str, *, start: bool = False) -> Container:
+        one: Container = self.client.containers.create(IMAGE, ["tiny"], labels={LABEL: label})
+        if start:
+            one.start()
+        return one
+
+
+@pytest.fixture
+def ours() -> Iterator[Ours]:
+    with contextlib.closing(docker.from_env(timeout=60)) as client:
+        made = Ours(client, leftovers.here(client))
+        yield made
+        for one in client.containers.list(all=True, filters={"label": LABEL, "ancestor": IMAGE}):
+            one.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({}, False),
+        ({"started": 1}, True),  # the number of a process that was used again
+        ({"pid": (1 << 22) + 1}, True),  # more than Linux gives
+        ({"pid": (1 << 22) + 1, "user": os.getuid() + 1}, False),
+        ({"pid": (1 << 22) + 1, "namespace": 1}, False),  # a process that cannot be seen from here
+        ({"pid": (1 << 22) + 1, "boot": ""}, False),
+        ({"pid": 0}, False),
+        ({"boot": "another"}, False),  # created: maybe about to be started, by another host
+        ({"container": "0" * 64}, True),
+        ({"container": "0" * 64, "user": "0"}, False),
+    ],
+)
+def test_whose_run_is_gone(ours: Ours, change: dict[str, object], gone: bool) -> None:
+    """What cannot be judged stays."""
+    ours.create(json.dumps({**asdict(ours.me), **change}))
+    assert leftovers.remove(ours.client, ours.me) == gone
+    assert len(left()) == (not gone)
+
+
+@pytest.mark.parametrize("label", ["", "4711", "[]", '{"pid": 1}', "[" * 4_000])
+def test_a_label_that_names_nobody_is_left_alone(ours: Ours, label: str) -> None:
+    ours.create(label)
+    assert leftovers.remove(ours.client, ours.me) == 0
+
+
+def test_a_run_in_a_container_lives_as_long_as_that(ours: Ours) -> None:
+    home = ours.create("no owner", start=True)
+    ours.create(replace(ours.me, container=str(home.id), pid=(1 << 22) + 1).label())
+    assert leftovers.remove(ours.client, ours.me) == 0
+    home.kill()
+    home.wait(timeout=60)
+    assert leftovers.remove(ours.client, ours.me) == 1
+    assert left() == [str(home.id)[:12]]
+
+
+def test_what_stopped_with_the_host_is_removed_after_it_has_booted(ours: Ours) -> None:
+    one = ours.create(replace(ours.me, boot="the last one").label(), start=True)
+    assert leftovers.remove(ours.client, ours.me) == 0
+    one.kill()
+    one.wait(timeout=60)
+    assert leftovers.remove(ours.client, ours.me) == 1

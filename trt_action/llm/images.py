@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_action import container
 from trt_action.errors import BackendUnavailableError, EndpointError, SettingsError
 from trt_action.inputs import quote
+from trt_action.llm import leftovers
 from trt_action.process import Progress
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-LABEL = "io.github.trt-action.endpoint"
 POLL_SECONDS = 0.25
 LOG_LINES = 15
 
@@ -83,9 +81,12 @@ def running(image: Image, progress: Progress) -> Iterator[Running]:
         raise _no_docker(image, str(error)) from None
     with contextlib.closing(client), contextlib.ExitStack() as leaving:
         try:
+            me = leftovers.here(client)
+            if leftovers.remove(client, me):  # first: it may hold the memory that the new one needs
+                progress("removed a container that a run had left behind", None)
             _pull(client, image, progress)
-            network = _own_network(client)
-            started = _create(client, image, network)
+            network = _own_network(client, me.container)
+            started = _create(client, image, network, me)
             leaving.callback(_remove, started)
             started.start()
             url = _url(started, image, network)
@@ -150,29 +151,23 @@ def _has_tag(name: str) -> bool:
     return "@" in name or ":" in name.rpartition("/")[2]
 
 
-def _own_network(client: Any) -> str | None:
+def _own_network(client: Any, identifier: str) -> str | None:
     """Inside a container (the action), the network that a sibling must be in to be reached; None on a host."""
-    identifier = container.own_id(Path("/proc/self/mountinfo").read_text())
-    if identifier is None:
+    if not identifier:
         return None
-    import docker
-
-    try:
-        networks = client.containers.get(identifier).attrs["NetworkSettings"]["Networks"]
-    except docker.errors.NotFound:
-        return None
+    networks = client.containers.get(identifier).attrs["NetworkSettings"]["Networks"]
     names = [str(name) for name in networks if name not in {"host", "none"}]
     return names[0] if names else None
 
 
-def _create(client: Any, image: Image, network: str | None) -> Container:
+def _create(client: Any, image: Image, network: str | None, me: leftovers.Owner) -> Container:
     port = f"{image.port}/tcp"
     extra: dict[str, Any] = {"network": network} if network else {"ports": {port: ("127.0.0.1", None)}}
     made: Container = client.containers.create(
         image.name,
         command=shlex.split(image.args) or None,
         environment=image.env,
-        labels={LABEL: str(os.getpid())},
+        labels={leftovers.LABEL: me.label()},
         volumes=[f"{one}:ro" for one in image.volumes],
         device_requests=_gpus(image.gpus),
         shm_size="1g",
