@@ -47,12 +47,21 @@ class TensorInfo(Record):
     shape: list[int | Name | None]
 
 
+class ValueRange(Record):
+    """Values of an input that holds sizes (the target of a Reshape, the limit of a Range), in the profile."""
+
+    min: list[int]
+    opt: list[int]
+    max: list[int]
+
+
 class ShapeRange(Record):
     """Shapes of one input in the profile; equal for a fixed shape."""
 
     min: list[int]
     opt: list[int]
     max: list[int]
+    values: ValueRange | None = Field(None, description="Where they were given: `opt` is what was measured.")
 
 
 class ModelInfo(Record):
@@ -143,6 +152,11 @@ class Throughput(Record):
     concurrency: int = Field(ge=1)
     seconds: float = Field(ge=0)
     requests: int = Field(ge=0)
+    set_aside: int = Field(
+        0,
+        ge=0,
+        description="Windows that do not count, because the GPU's clocks were held down or moved; measured again.",
+    )
 
 
 class Memory(Record):

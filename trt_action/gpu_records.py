@@ -37,6 +37,11 @@ class DeviceLatency(Record):
     )
     transfers: bool
     cuda_graph: bool
+    set_aside: int = Field(
+        0,
+        ge=0,
+        description="Windows that do not count, because the GPU's clocks were held down or moved; measured again.",
+    )
     warnings: list[Text] = Field(default_factory=list, description="trtexec's own warnings, where they apply.")
 
 

@@ -246,6 +246,7 @@ def save_feeds(draft: Draft, work: Work, dataset: data.Dataset | None) -> dict[s
 
 def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progress) -> Comparison:
     s = work.settings
+    head, base = (draft.built[role].loadable for role in ("head", "base"))
     plan = measure.Plan(
         max_seconds=s.max_seconds,
         margin=s.margin,
@@ -253,14 +254,12 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         limit=s.max_latency_regression,
         confidence=s.confidence,
         seed=s.seed,
-        free_loading=measure.FREE_LOADING * s.max_seconds
-        if draft.built["head"].loadable.options.gpu is not None
-        else 0.0,
+        free_loading=0.0 if head.options.gpu is None else measure.FREE_LOADING * s.max_seconds,
     )
     sides = functools.partial(
         measure.open_unit,
-        draft.built["head"].loadable,
-        draft.built["base"].loadable,
+        head,
+        base,
         feeds["head"],
         feeds["base"],
         cpus=measure.usable_cpus(s.threads),
@@ -296,6 +295,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
                 seconds=min(1.0, s.measure_seconds),
                 batch=data.batch_of(side.model),
                 label=role,
+                windows=draft.watch,
             ),
             "memory": memory,
             "cold_start": cold_start,

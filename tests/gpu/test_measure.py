@@ -9,6 +9,7 @@ import pytest
 
 from tests.gpu.conftest import Make, feeds, plain
 from trt_action import arrays, measure
+from trt_action.engine import devices, nvml
 from trt_action.measure.duet import Plan
 
 pytestmark = pytest.mark.usefixtures("needs_onnxruntime")
@@ -50,6 +51,55 @@ def test_several_streams(convs: Make, saved: Path) -> None:
     found = measure.throughput(plain(path), saved, concurrency=3, seconds=0.5, batch=BATCH)
     assert found.concurrency == 3
     assert found.samples_per_second > 0
+
+
+def test_a_watched_pass_is_cut_into_windows_and_counts_what_it_sets_aside(convs: Make, saved: Path) -> None:
+    path = plain(convs(depth=16))
+    watch, why = nvml.watch(devices.facts(0).uuid)
+    if watch is None:
+        pytest.skip(why)
+    cpus = measure.usable_cpus(1)
+    watched = measure.latencies({"head": path}, {"head": saved}, seconds=1.0, cpus=cpus, windows=watch)["head"]
+    several = measure.throughput(path, saved, concurrency=2, seconds=1.0, batch=BATCH, windows=watch)
+    told = watch.finish()
+    assert watched.device
+    assert told.set_aside == watched.set_aside + watched.device.set_aside + several.set_aside <= nvml.MAX_SET_ASIDE
+    assert told.set_aside == 0 or any("do not count" in warning for warning in told.warnings)
+    assert watched.device.compute.n >= 2 * 32  # two windows of some calls
+    assert 0.99 <= several.seconds < 1.6
+    alone = measure.latencies({"head": path}, {"head": saved}, seconds=1.0, cpus=cpus)["head"]
+    assert alone.device
+    assert 0.5 < watched.p50_ms / alone.p50_ms < 2
+    assert 0.5 < watched.device.compute.median_ms / alone.device.compute.median_ms < 2
+    unwatched = measure.throughput(path, saved, concurrency=2, seconds=1.0, batch=BATCH)
+    assert 0.5 < several.samples_per_second / unwatched.samples_per_second < 2
+
+
+class Again:
+    """The first window of a pass is wanted again."""
+
+    asked = 0
+
+    def begin(self) -> None:
+        pass
+
+    def again(self) -> bool:
+        self.asked += 1
+        return self.asked == 1
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_window_that_is_wanted_again_does_not_count(convs: Make, saved: Path, graph: bool) -> None:
+    path = plain(convs(depth=16), cuda_graph=graph)
+    windows = Again()
+    found = measure.throughput(path, saved, concurrency=2, seconds=1.0, batch=BATCH, windows=windows)
+    assert (found.set_aside, windows.asked) == (1, 3)
+    assert 0.99 <= found.seconds < 1.6
+    windows = Again()
+    latency = measure.latencies({"head": path}, {"head": saved}, seconds=0.5, windows=windows)["head"]
+    assert latency.device
+    assert (latency.set_aside, latency.device.set_aside) == (1, 0)
+    assert windows.asked == 3  # a turn twice, and the parts of an inference once
 
 
 def test_memory_of_the_gpu(convs: Make, saved: Path) -> None:

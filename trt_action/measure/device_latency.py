@@ -13,12 +13,16 @@ import numpy as np
 from trt_action.gpu_records import DeviceLatency, Distribution
 from trt_action.measure.stats import percentile
 
+PARTS = ("h2d", "compute", "d2h", "enqueue")
 ENQUEUE_SHARE = 0.8
 UNSTABLE = 0.025
 
 
-def device_latency(times: Mapping[str, Sequence[int]], *, transfers: bool, cuda_graph: bool) -> DeviceLatency | None:
-    """From the lists of `backend.DeviceTimes` (ns, by `h2d`, `compute`, `d2h`, `enqueue`); None without any."""
+def device_latency(
+    times: Mapping[str, Sequence[int]], *, transfers: bool, cuda_graph: bool, set_aside: int = 0
+) -> DeviceLatency | None:
+    """From the lists of `backend.DeviceTimes` (ns, by `PARTS`); None without any. `set_aside`: windows that are not in
+    them."""
     if not times["compute"]:
         return None
     total = [a + b + c for a, b, c in zip(times["h2d"], times["compute"], times["d2h"], strict=True)]
@@ -33,6 +37,7 @@ def device_latency(times: Mapping[str, Sequence[int]], *, transfers: bool, cuda_
         enqueue=enqueue,
         transfers=transfers,
         cuda_graph=cuda_graph,
+        set_aside=set_aside,
         warnings=_warnings(h2d, compute, d2h, enqueue),
     )
 

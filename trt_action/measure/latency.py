@@ -15,25 +15,18 @@ from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import Interval, Latency
 from trt_action.gpu_records import DeviceLatency
 from trt_action.inputs import quote, quote_all
-from trt_action.measure.device_latency import device_latency
+from trt_action.measure.device_latency import PARTS, device_latency
 from trt_action.measure.series import pack
 from trt_action.measure.sides import Warmup, Worker, ready
 from trt_action.measure.stats import percentile, percentile_interval
-from trt_action.measure.windows import Windows
-from trt_action.process import Progress
+from trt_action.measure.windows import REWARM, SECONDS, Windows, in_windows
+from trt_action.process import Message, Progress
 
 MIN_ITERATIONS = 10
 MIN_WARMUP = 0.2
 """With 3 s as the default length: the defaults of trtexec (`--iterations`, `--warmUp`, `--duration`)."""
 
 MAX_WARMUP = 3.0
-SLICE = 0.5
-"""Seconds of one side before the other one's turn, so that drift of the host hits both alike."""
-
-REWARM = 0.005
-"""Seconds (at least one iteration) at the start of a turn that are not timed: the caches still hold the other side's
-model, which a server would not meet on every n-th request."""
-
 ITERATIONS_PER_SLICE = 3
 
 DEVICE_SECONDS = 1.0
@@ -52,7 +45,7 @@ def latencies(
     progress: Progress | None = None,
     windows: Windows | None = None,
 ) -> dict[str, Latency]:
-    """Latency of every side, measured in turns of 0.5 s in one fresh process each.
+    """Latency of every side, measured in turns of 0.5 s in one fresh process each: drift of the host hits all alike.
 
     Args:
         sides: engines by label (`head`, `base`); the label is used in messages.
@@ -60,7 +53,8 @@ def latencies(
         seconds: timed seconds per side; at least 10 iterations are timed, however long they take.
         cpus: what every process is pinned to.
         progress: called with a text and the finished share.
-        windows: told and asked around every turn; one that it wants again is counted, and its samples are not.
+        windows: told and asked around every turn, and around every 0.5 s of the pass with CUDA events; one that it wants
+            again is counted, and its samples are not.
 
     Raises:
         MeasureError: a worker died, hung, its clock stood still, or its outputs turned NaN; the label is named.
@@ -86,7 +80,7 @@ def latencies(
         for label, one in passes.items():
             if progress is not None and sides[label].options.gpu is not None:
                 progress(f"parts of an inference of {label}", 1.0)
-            one.take_device_times(min(DEVICE_SECONDS, seconds))
+            one.take_device_times(min(DEVICE_SECONDS, seconds), windows)
         return {label: one.result() for label, one in passes.items()}
 
 
@@ -108,7 +102,7 @@ class _Pass:
 
     def take_slice(self, seconds: float, windows: Windows | None) -> None:
         left = max(seconds - self.seconds, 0.0)
-        length = left if left < 1.5 * SLICE else SLICE
+        length = left if left < 1.5 * SECONDS else SECONDS
         if windows is not None:
             windows.begin()
         answer = self.worker.ask(
@@ -121,11 +115,18 @@ class _Pass:
         self.seconds += answer["seconds"]
         self.rewarmed += answer["rewarmed"]
 
-    def take_device_times(self, seconds: float) -> None:
+    def take_device_times(self, seconds: float, windows: Windows | None) -> None:
         """A pass of its own: recording events costs the host a few microseconds in every inference."""
-        if self.options.gpu is not None:
-            times = self.worker.ask("device", seconds=seconds, min_iterations=MIN_ITERATIONS)
-            self.device = device_latency(times, transfers=self.options.transfers, cuda_graph=self.options.cuda_graph)
+        if self.options.gpu is None:
+            return
+        parts, set_aside = in_windows(windows, seconds, self._device_times)
+        times = {name: [ns for part in parts for ns in part[name]] for name in PARTS}
+        self.device = device_latency(
+            times, transfers=self.options.transfers, cuda_graph=self.options.cuda_graph, set_aside=set_aside
+        )
+
+    def _device_times(self, seconds: float, rewarm_ns: int) -> Message:
+        return self.worker.ask("device", seconds=seconds, min_iterations=MIN_ITERATIONS, rewarm_ns=rewarm_ns)
 
     def result(self) -> Latency:
         differ = self.worker.check()

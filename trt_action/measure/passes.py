@@ -12,6 +12,7 @@ from trt_action.engine import devices, nvml
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import ColdStart, Memory, Throughput
 from trt_action.measure.sides import Worker, ready
+from trt_action.measure.windows import Windows, in_windows
 
 
 def throughput(
@@ -23,6 +24,7 @@ def throughput(
     batch: int,
     cpus: frozenset[int] | None = None,
     label: str = "engine",
+    windows: Windows | None = None,
 ) -> Throughput:
     """Samples per second in a closed loop: `concurrency` requests in flight for `seconds`, each from a thread with
     a session of its own, the next one sent when the last one returned.
@@ -30,17 +32,23 @@ def throughput(
     Args:
         batch: samples in one request (the batch axis of `feeds`).
         cpus: what the process is pinned to; None leaves it every CPU of the parent, as a server would have.
+        windows: told and asked around every 0.5 s; what it wants again is counted, and its requests are not.
     """
     with Worker(label, loadable, feeds, cpus=cpus) as worker:
         ready([worker])
-        answer = worker.ask("throughput", concurrency=concurrency, seconds=seconds)
+        worker.ask("streams", concurrency=concurrency)
+        parts, set_aside = in_windows(
+            windows, seconds, lambda length, rewarm_ns: worker.ask("throughput", seconds=length, rewarm_ns=rewarm_ns)
+        )
         worker.check()
+    requests, elapsed = sum(part["requests"] for part in parts), sum(part["seconds"] for part in parts)
     return Throughput(
-        samples_per_second=answer["requests"] * batch / answer["seconds"],
+        samples_per_second=requests * batch / elapsed,
         batch=batch,
         concurrency=concurrency,
-        seconds=answer["seconds"],
-        requests=answer["requests"],
+        seconds=elapsed,
+        requests=requests,
+        set_aside=set_aside,
     )
 
 

@@ -55,6 +55,7 @@ class Worker:
         self._loadable: Loadable
         self._feeds: dict[str, Array] = {}
         self._session: Session | None = None
+        self._more: list[Session] = []
         self._cpu_clock: Callable[[], int] = time.thread_time_ns
         self._first: dict[str, tuple[int, int]] = {}
 
@@ -116,32 +117,36 @@ class Worker:
         check_clock(wall)
         return {"wall_ns": wall, "seconds": elapsed / 1e9, "rewarmed": rewarmed}
 
-    def device(self, seconds: float, min_iterations: int) -> Message:
-        """Times as trtexec takes them (`backend.DeviceTimes`) for about `seconds`; empty lists on the CPU."""
+    def device(self, seconds: float, min_iterations: int, rewarm_ns: int) -> Message:
+        """Times as trtexec takes them (`backend.DeviceTimes`) for about `seconds`, after untimed iterations for
+        `rewarm_ns` (none if 0); empty lists on the CPU."""
         session = self._ready()
         found: dict[str, list[int]] = {name: [] for name in ("h2d", "compute", "d2h", "enqueue", "wall")}
-        deadline = time.perf_counter_ns() + int(seconds * 1e9)
+        if rewarm_ns:
+            _run_for(session.run, rewarm_ns)
+        begin = time.perf_counter_ns()
+        deadline = begin + int(seconds * 1e9)
         while time.perf_counter_ns() < deadline or len(found["wall"]) < min_iterations:
             times = session.device_times(EVENTS_AT_ONCE)
             if times is None:
                 break
             for name, values in found.items():
                 values += getattr(times, f"{name}_ns")
-        return dict(found)
+        return {**found, "seconds": (time.perf_counter_ns() - begin) / 1e9}
 
-    def throughput(self, concurrency: int, seconds: float) -> Message:
-        """Closed loop: every thread has its own session and sends its next request when the last one returned."""
-        sessions = [self._ready()]
-        try:
-            for _ in range(concurrency - 1):
-                session = self._backend.load(self._loadable)
-                sessions.append(session)
-                session.bind(self._feeds)
-                warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
-            requests, elapsed = _closed_loop(sessions, seconds)
-        finally:
-            for session in sessions[1:]:
-                session.close()
+    def streams(self, concurrency: int) -> Message:
+        """Load sessions until there are `concurrency`, and warm them up."""
+        while 1 + len(self._more) < concurrency:
+            session = self._backend.load(self._loadable)
+            self._more.append(session)
+            session.bind(self._feeds)
+            warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
+        return {}
+
+    def throughput(self, seconds: float, rewarm_ns: int) -> Message:
+        """Closed loop: every thread has its own session and sends its next request when the last one returned. Untimed
+        requests of each for `rewarm_ns` (none if 0) come before."""
+        requests, elapsed = _closed_loop([self._ready(), *self._more], seconds, rewarm_ns)
         return {"requests": requests, "seconds": elapsed}
 
     def check(self) -> Message:
@@ -205,6 +210,8 @@ class Worker:
 
     def close(self) -> None:
         """Free the engine, so that a reload starts from nothing."""
+        while self._more:
+            self._more.pop().close()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -290,8 +297,8 @@ def _run_for(run: Callable[[], None], nanoseconds: int) -> int:
     return count
 
 
-def _closed_loop(sessions: list[Session], seconds: float) -> tuple[int, float]:
-    """Completed calls of all threads, and the time from the common start to the last completion (s)."""
+def _closed_loop(sessions: list[Session], seconds: float, rewarm_ns: int) -> tuple[int, float]:
+    """Completed calls of all threads after the untimed ones, and the time from the common start to the last completion (s)."""
     counts = [0] * len(sessions)
     ends = [0.0] * len(sessions)
     failures: list[BaseException] = []
@@ -301,6 +308,8 @@ def _closed_loop(sessions: list[Session], seconds: float) -> tuple[int, float]:
         run = sessions[index].run
         try:
             with device.current(sessions[index]):
+                if rewarm_ns:
+                    _run_for(run, rewarm_ns)
                 barrier.wait()
                 deadline = time.perf_counter() + seconds
                 while time.perf_counter() < deadline or counts[index] == 0:
