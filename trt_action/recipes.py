@@ -82,11 +82,12 @@ def search(
 
 
 def of_base(draft: Draft, work: Work, own: Settings) -> tuple[Settings, bool]:
-    """Settings of a base, and whether names of nodes that it lacks are passed over. A base is never searched: one whose
-    settings ask for it is built with head's recipe, so that both sides differ by their models alone."""
+    """Settings of a base, and whether names of nodes that it lacks are passed over: those that were found or written for
+    head. A base is never searched: one whose settings ask for it is built with head's recipe, so that both sides differ
+    by their models alone."""
     head = draft.built["head"].record
     if work.settings.base_precision is not None or not wanted(own) or own.precision not in ("auto", head.precision):
-        return own, False
+        return own, own.exclude_nodes == work.settings.exclude_nodes
     if head.search is None:
         draft.warnings.append("The base's settings ask for a search; it is built with head's recipe instead.")
     kept = tuple(head.recipe.get("exclude_nodes", ()))

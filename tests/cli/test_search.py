@@ -79,6 +79,26 @@ def test_a_base_gets_the_recipe_of_head(door: Door, digits: Path, renamed: bool)
     kept = found["base"]["engine"]["achieved_precision"]["kept_high"]
     assert kept == ([] if renamed else ["conv4"])
     assert [stage["name"] for stage in found["stages"]].count("search") == 1
+    note = found["base"]["engine"]["achieved_precision"]["note"]
+    assert ("passed over in base, which lacks them: `conv4`" in note) == renamed
+
+
+def test_a_committed_name_is_passed_over_in_a_base_that_lacks_it(door: Door, digits: Path) -> None:
+    """It was written for head: a node that is new there must not end the comparison. A wrong name in head still does."""
+    configure(door, digits, ("precision: int8", "precision: int8\nexclude-nodes: [conv4]"))
+    base = onnx.load(digits / "base.onnx")
+    next(node for node in base.graph.node if node.name == "conv4").name = "older"
+    onnx.save(base, door.cwd / "base.onnx")
+    result = door("accuracy", "--base", "base.onnx", "--output", "out")
+    assert result.code in (0, 1), result.err
+    found = evidence(door.cwd / "out")
+    proof = found["base"]["engine"]["achieved_precision"]
+    assert proof["kept_high"] == []
+    assert "passed over in base, which lacks them: `conv4`" in proof["note"]
+    assert "passed over in base" in (door.cwd / "out/summary.md").read_text()
+    wrong = door("accuracy", "--base", "base.onnx", "--exclude-nodes", "older", "--output", "out")
+    assert wrong.code == 2
+    assert "exclude-nodes" in wrong.err
 
 
 def test_a_base_whose_precision_was_named_is_as_named(door: Door, digits: Path) -> None:

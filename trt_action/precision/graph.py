@@ -11,7 +11,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from trt_action.errors import PrecisionError, SettingsError
-from trt_action.inputs import nearest, quote
+from trt_action.inputs import nearest, quote, quote_all
 from trt_action.precision import large
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -158,7 +158,7 @@ def matching(graph: GraphProto, patterns: Iterable[str], *, lenient: bool = Fals
     names = [node.name for node in graph.node]
     found: set[str] = set()
     for pattern in patterns:
-        hits = {pattern} if pattern in names else {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+        hits = _hits(pattern, names)
         if not hits and not lenient:
             close = nearest(pattern, names)
             raise SettingsError(
@@ -168,6 +168,18 @@ def matching(graph: GraphProto, patterns: Iterable[str], *, lenient: bool = Fals
             )
         found |= hits
     return found
+
+
+def _hits(pattern: str, names: Sequence[str]) -> set[str]:
+    return {pattern} if pattern in names else {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+
+
+def lacking(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
+    """A note on the patterns that none of the nodes' `names` fits; empty if there are none."""
+    missing = [pattern for pattern in patterns if not _hits(pattern, names)]
+    if not missing:
+        return []
+    return [f"`exclude-nodes` was written for head; passed over in base, which lacks them: {quote_all(missing)}."]
 
 
 def name_nodes(graph: GraphProto) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,14 @@ def prepare(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     info = ModelInfo.model_validate(request["info"])
     tell("reading the model", None)
     model = graphs.read(Path(request["model"]))
+    passed_over = _passed_over([node.name for node in model.graph.node], recipe)
     with tempfile.TemporaryDirectory(prefix="precision-", dir=request["out_dir"]) as scratch:
         model, notes = _rewrite(model, recipe, info, request, Path(scratch), tell)
-    return _finish(model, recipe, info, notes, request, tell)
+    return _finish(model, recipe, info, passed_over + notes, request, tell)
+
+
+def _passed_over(names: Sequence[str], recipe: Recipe) -> list[str]:
+    return graphs.lacking(names, recipe.exclude_nodes) if recipe.lenient and recipe.precision not in UNCHANGED else []
 
 
 def hand_over(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def take_back(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         node.name = modelopt.own_names(node.name, request["names"])
     graphs.name_nodes(model.graph)
     model, notes = _cast_rest(model, recipe)
-    return _finish(model, recipe, info, notes, request, tell)
+    return _finish(model, recipe, info, _passed_over(request["names"], recipe) + notes, request, tell)
 
 
 def _same_interface(source: onnx.GraphProto, made: onnx.GraphProto) -> None:
