@@ -11,7 +11,7 @@ import pytest
 
 from trt_action import arrays, data
 from trt_action.errors import DataError, MetricError, TrtActionError
-from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo
+from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo, ValueRange
 
 Shapes = dict[str, tuple[str, list[Any], list[int]]]
 """By input: dtype, declared shape, measured shape."""
@@ -66,6 +66,57 @@ def test_npz_and_folder_are_the_same_data(tmp_path: Path) -> None:
     assert load(tmp_path / "folder", IMAGE).sha256 == plain.sha256
     assert load(saved(tmp_path, image=images(6), labels=labels + 1), IMAGE).sha256 != plain.sha256
     assert load(saved(tmp_path, image=images(6)), IMAGE).sha256 != plain.sha256
+
+
+def resizing() -> ModelInfo:
+    """`image` with a batch of 4 and `size`, which holds the two sizes of a Resize."""
+    info = model({"size": ("int64", ["k"], [2]), **IMAGE})
+    values = ValueRange(min=[1, 1], opt=[4, 6], max=[8, 8])
+    return info.model_copy(
+        update={"shapes": {**info.shapes, "size": info.shapes["size"].model_copy(update={"values": values})}}
+    )
+
+
+def test_inputs_that_hold_sizes_are_measured_at_their_values() -> None:
+    info = resizing()
+    assert data.batch_of(info) == 4
+    synthetic = data.synthetic(info, 6, 0)
+    assert synthetic.inputs["size"].tolist() == [[4, 6]] * 6
+    feeds = data.example_feeds(info, 0, None)
+    assert feeds["image"].shape == (4, 1, 2, 2)
+    assert feeds["size"].tolist() == [4, 6]
+    assert feeds["size"].dtype == np.int64
+    assert [count for _, count in data.batches(synthetic, info)] == [4, 2]
+    scalar = model({"limit": ("int32", [], [])})
+    scalar.shapes["limit"] = ShapeRange(min=[], opt=[], max=[], values=ValueRange(min=[1], opt=[7], max=[9]))
+    limit = data.example_feeds(scalar, 0, None)["limit"]
+    assert limit.shape == ()
+    assert (int(limit), str(limit.dtype)) == (7, "int32")
+
+
+def test_sizes_of_the_data_win_and_missing_ones_are_the_measured(tmp_path: Path) -> None:
+    info = resizing()
+    settings: dict[str, Any] = {
+        "origin": "validation",
+        "need_labels": False,
+        "limit": None,
+        "timeout": 30.0,
+        "base_dir": tmp_path,
+    }
+    alone = data.load(saved(tmp_path, anything=images(5)).name, info, **settings)
+    assert alone.inputs["size"].tolist() == [[4, 6]] * 5
+    given = data.load(saved(tmp_path, image=images(5), size=np.full((5, 2), 8)).name, info, **settings)
+    assert next(data.batches(given, info))[0]["size"].tolist() == [8, 8]
+    assert data.example_feeds(info, 0, given)["size"].tolist() == [8, 8]
+    for size, words in (
+        (np.full((5, 2), 9), "holds the sizes [9, 9] in sample 0; `shapes` gives its values from [1, 1] to [8, 8]"),
+        (np.array([[4, 4]] * 4 + [[0, 4]]), "sizes [0, 4] in sample 4"),
+        (np.array([[4, 4]] * 4 + [[4, 5]]), "differs between samples"),
+        (np.full(5, 4), "has the shape [5]; the model is measured at [2]"),
+    ):
+        with pytest.raises(DataError) as caught:
+            data.load(saved(tmp_path, image=images(5), size=size).name, info, **settings)
+        assert words in caught.value.what
 
 
 def test_limit_is_part_of_the_identity(tmp_path: Path) -> None:

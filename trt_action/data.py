@@ -7,6 +7,7 @@ Forms: an `.npz` (one array per input, and `labels`), a folder of `.npy` (`<inpu
 an array of rank r belongs to an input with a batch axis: it is (N, *rest), and B rows of it make one inference, where
 B is axis 0 of the measured shape; an array of rank r + 1 belongs to an input without one: it is (N, *shape), and one
 inference takes one sample. Other ranks are refused. All other axes equal the measured shape (`opt`).
+An input that holds sizes (its `values` are in `shapes`) has no batch axis; data that leave it out mean its `opt` values.
 
 **Dtypes.** Floats are cast to the model's float type, integers to its integer type if every value fits; both are noted.
 Nothing else is cast: bytes of an image are not turned into floats, because how to normalise them would be a guess.
@@ -28,7 +29,7 @@ from trt_action import arrays as storage
 from trt_action import files, samples, user_code
 from trt_action.arrays import Array
 from trt_action.errors import DataError
-from trt_action.evidence import ModelInfo, TensorInfo
+from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo
 from trt_action.inputs import quote
 
 Origin = Literal["validation", "calibration", "synthetic"]
@@ -110,10 +111,15 @@ def load(
     used = min(total, limit or total)
     inputs: dict[str, Array] = {}
     for tensor in info.inputs:
-        opt = info.shapes[tensor.name].opt
-        samples.check_shape(named[tensor.name], tensor, opt, spec)
+        measured = info.shapes[tensor.name]
+        if tensor.name not in named:
+            inputs[tensor.name] = _sizes(tensor, measured, used)
+            continue
+        samples.check_shape(named[tensor.name], tensor, measured, spec)
         array, more = samples.cast(named[tensor.name][:used], tensor, spec)
         samples.check_finite(array, tensor.name, spec)
+        if measured.values:
+            samples.check_values(array, tensor.name, measured.values, spec)
         inputs[tensor.name] = np.ascontiguousarray(array).reshape(array.shape)
         notes += more
     samples.check_layout(inputs, info, spec)
@@ -127,13 +133,16 @@ def synthetic(info: ModelInfo, n: int, seed: int) -> Dataset:
     float16/32/64 and bfloat16: standard normal. int8 and uint8: the whole range. Wider integers: 0 or 1, because they
     are mostly indices into a table (token ids) or masks, and every table with two rows has these; bool likewise.
     The first element along the last axis is 1 there, because a mask of zeros only makes softmax divide 0 by 0.
+    Inputs that hold sizes have their `opt` values.
     """
     batched = batch_of(info) > 1
     inputs = {}
     for tensor in info.inputs:
         opt = info.shapes[tensor.name].opt
         rng = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
-        if _has_batch_axis(info, tensor):
+        if info.shapes[tensor.name].values:
+            inputs[tensor.name] = _sizes(tensor, info.shapes[tensor.name], n)
+        elif _has_batch_axis(info, tensor):
             inputs[tensor.name] = _random(rng, tensor.dtype, (n, *opt[1:]))
         elif batched:  # one value for all samples: they share each inference
             inputs[tensor.name] = np.repeat(_random(rng, tensor.dtype, (1, *opt)), n, axis=0)
@@ -144,11 +153,12 @@ def synthetic(info: ModelInfo, n: int, seed: int) -> Dataset:
 
 def batch_of(info: ModelInfo) -> int:
     """Samples of one inference, by the model alone: axis 0 of the measured shape where an input leaves axis 0 open;
-    else the common fixed axis 0 of all inputs (of rank 2 or more) and outputs; else 1."""
-    for tensor in info.inputs:
+    else the common fixed axis 0 of all inputs (of rank 2 or more) and outputs; else 1. Inputs that hold sizes say nothing."""
+    inputs = [tensor for tensor in info.inputs if not info.shapes[tensor.name].values]
+    for tensor in inputs:
         if tensor.shape and not isinstance(tensor.shape[0], int):
             return info.shapes[tensor.name].opt[0]
-    first = {tensor.shape[0] if len(tensor.shape) > 1 else None for tensor in info.inputs}
+    first = {tensor.shape[0] if len(tensor.shape) > 1 else None for tensor in inputs}
     first |= {tensor.shape[0] if tensor.shape else None for tensor in info.outputs}
     only = first.pop() if len(first) == 1 else None
     return only if isinstance(only, int) and only > 0 else 1
@@ -171,9 +181,9 @@ def example_feeds(info: ModelInfo, seed: int, dataset: Dataset | None) -> dict[s
         return feeds
     for tensor in info.inputs:
         array = dataset.inputs.get(tensor.name)
-        opt = info.shapes[tensor.name].opt
-        if array is not None and array.dtype == feeds[tensor.name].dtype and samples.fits(array, opt):
-            size = opt[0] if array.ndim == len(opt) else 1
+        measured = info.shapes[tensor.name]
+        if array is not None and array.dtype == feeds[tensor.name].dtype and samples.fits(array, measured):
+            size = measured.opt[0] if samples.is_batched(array, info, tensor.name) else 1
             rows = np.minimum(np.arange(size), dataset.n - 1)
             feeds[tensor.name] = _feed(array, info, tensor.name, rows)
     return feeds
@@ -222,8 +232,14 @@ def _has_batch_axis(info: ModelInfo, tensor: TensorInfo) -> bool:
     if not isinstance(tensor.shape[0], int):
         return True
     # a fixed axis 0 counts if the whole model agrees on it, see batch_of
-    fixed = all(t.shape and isinstance(t.shape[0], int) for t in info.inputs)
+    fixed = all(t.shape and isinstance(t.shape[0], int) for t in info.inputs if not info.shapes[t.name].values)
     return fixed and tensor.shape[0] == batch_of(info) and len(tensor.shape) > 1
+
+
+def _sizes(tensor: TensorInfo, measured: ShapeRange, n: int) -> Array:
+    """The measured values of an input that holds sizes, for every sample."""
+    opt = measured.values.opt if measured.values else []
+    return np.broadcast_to(np.array(opt, tensor.dtype).reshape(measured.opt), (n, *measured.opt)).copy()
 
 
 def _random(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:

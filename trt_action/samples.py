@@ -10,21 +10,23 @@ import numpy as np
 
 from trt_action.arrays import Array
 from trt_action.errors import DataError
-from trt_action.evidence import ModelInfo, TensorInfo
+from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo, ValueRange
 from trt_action.inputs import nearest, quote, quote_all
 
 LABELS = "labels"
 
 
 def by_input(arrays: dict[str, Array], info: ModelInfo, spec: str) -> tuple[dict[str, Array], list[str]]:
-    """The arrays by the model's input names; one array for one input needs no name."""
+    """The arrays by the model's input names; one array for one input needs no name, and sizes whose values are known
+    need no array."""
     names = [tensor.name for tensor in info.inputs]
-    if len(names) == 1 and len(arrays) == 1 and names[0] not in arrays:
+    asked = [name for name in names if info.shapes[name].values is None] or names
+    if len(asked) == 1 and len(arrays) == 1 and not arrays.keys() & set(names):
         (given, array), *_ = arrays.items()
-        return {names[0]: array}, [
-            f"The array {quote(given)} of {quote(spec)} is used for the only input {quote(names[0])}."
+        return {asked[0]: array}, [
+            f"The array {quote(given)} of {quote(spec)} is used for the only input {quote(asked[0])}."
         ]
-    for name in names:
+    for name in asked:
         if name not in arrays:
             close = nearest(name, arrays)
             raise DataError(
@@ -62,22 +64,39 @@ def count(named: Mapping[str, Array], labels: Array | None, spec: str) -> int:
     return samples
 
 
-def check_shape(array: Array, tensor: TensorInfo, opt: list[int], spec: str) -> None:
-    if fits(array, opt):
+def check_shape(array: Array, tensor: TensorInfo, measured: ShapeRange, spec: str) -> None:
+    if fits(array, measured):
         return
+    opt = measured.opt
+    without = f"{['N', *opt]}, samples along axis 0."
     raise DataError(
         f"{quote(tensor.name)} of {quote(spec)} has the shape {list(array.shape)}; the model is measured at "
         f"{opt} (declared {quote(tensor.shape)}).",
-        why=f"Expected {['N', *opt[1:]]}, samples along axis 0"
-        + (f", or {['N', *opt]} if the input has no batch axis." if opt else "."),
+        why=f"Expected {without}"
+        if not opt or measured.values
+        else f"Expected {['N', *opt[1:]]}, samples along axis 0, or {['N', *opt]} if the input has no batch axis.",
         fix="Bring the samples to that shape, or set `shapes` to the shape of the samples where the model leaves it open.",
     )
 
 
-def fits(array: Array, opt: list[int]) -> bool:
-    """By the rule of the sample axis (module docstring)."""
+def fits(array: Array, measured: ShapeRange) -> bool:
+    """By the rule of the sample axis (module docstring); an input that holds sizes has no batch axis."""
     tail = list(array.shape[1:])
-    return (bool(opt) and tail == opt[1:]) or tail == opt
+    return (bool(measured.opt) and not measured.values and tail == measured.opt[1:]) or tail == measured.opt
+
+
+def check_values(array: Array, name: str, known: ValueRange, spec: str) -> None:
+    """Sizes in every sample are within the range that engines are built for."""
+    inside = (array >= np.array(known.min, array.dtype)) & (array <= np.array(known.max, array.dtype))
+    wrong = np.flatnonzero(~inside.reshape(len(array), -1).all(axis=1))
+    if wrong.size:
+        first = int(wrong[0])
+        raise DataError(
+            f"{quote(name)} of {quote(spec)} holds the sizes {array[first].reshape(-1).tolist()} in sample {first}; "
+            f"`shapes` gives its values from {known.min} to {known.max}.",
+            why="An engine is built for that range and refuses others.",
+            fix="Correct the sample, or widen `values` in `shapes`.",
+        )
 
 
 def cast(array: Array, tensor: TensorInfo, spec: str) -> tuple[Array, list[str]]:
@@ -153,7 +172,8 @@ def check_layout(inputs: Mapping[str, Array], info: ModelInfo, spec: str) -> Non
 
 
 def is_batched(array: Array, info: ModelInfo, name: str) -> bool:
-    return array.ndim == len(info.shapes[name].opt)
+    measured = info.shapes[name]
+    return measured.values is None and array.ndim == len(measured.opt)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

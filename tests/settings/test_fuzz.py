@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from trt_action import settings
 from trt_action.errors import SettingsError
+from trt_action.model import shapes as profiles
 from trt_action.settings.options import BY_NAME
 
-NAMES = st.sampled_from([*BY_NAME, "models", "modle", "max_seconds", "config"])
+NAMES = st.sampled_from([*BY_NAME, "models", "modle", "max_seconds", "config", "min", "opt", "max", "values"])
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40)
     | st.sampled_from(["2%", "p99 < 5ms", "97%", "int8", "fp16", "none", "200MB", "4GiB", "30m", "1/s", "a.py:f", "[", "{x: [1]}"])
@@ -31,7 +32,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 SOUND = b"""# a usual file
 latency-threshold: "p99 < 50ms"
 max-accuracy-drop: 0.5% relative
-shapes: {x: {min: [1, 3], opt: [8, 3], max: [16, 3]}}
+shapes: {x: {min: [1, 3], opt: [8, 3], max: [16, 3]}, size: {values: {min: [1, -1], opt: [8, 8], max: [64, 64]}}}
 models:
   - model: a.onnx
     precision: int8
@@ -68,6 +69,23 @@ def test_any_yaml_tree(tmp_path: Path, tree: dict[str, Any]) -> None:
     path = tmp_path / "fuzz.yml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8", errors="surrogatepass")
     outcome(tmp_path, config=path)
+
+
+NUMBERS = st.lists(st.integers() | st.sampled_from([-1, 0, 1, 8, True, 2**31, 2**63]), max_size=3)
+RANGES = NUMBERS | st.fixed_dictionaries({"min": NUMBERS, "opt": NUMBERS, "max": NUMBERS}) | SCALARS
+ENTRIES = RANGES | st.fixed_dictionaries({"values": RANGES}, optional={"opt": NUMBERS})
+
+
+@many
+@given(st.dictionaries(st.sampled_from(["x", "size"]), ENTRIES, min_size=1))
+def test_what_is_read_as_shapes_is_read_again_from_what_is_shown(tmp_path: Path, tree: dict[str, Any]) -> None:
+    found = outcome(tmp_path, cli={"model": "a.onnx", "shapes": yaml.safe_dump(tree)})
+    if isinstance(found, list):
+        shown = found[0].effective()["shapes"]
+        again = outcome(tmp_path, cli={"model": "a.onnx", "shapes": yaml.safe_dump(shown)})
+        assert isinstance(again, list)
+        assert again[0].shapes == found[0].shapes
+        profiles.parse(found[0].shapes or {})  # the model room takes whatever the settings take
 
 
 @many

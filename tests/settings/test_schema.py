@@ -84,7 +84,10 @@ CONFIGS = [
             "memory-arena: true", "memory-arena: yes", "memory-arena: 1", "cache: false", "cache: some/folder", "cache: 3",
             "op-types: [Conv]", "op-types: 3", "op-types: [3]", "exclude-nodes: [/a/*]", "seed: 3", "seed: -1", "seed: 1.5",
             "threads: 2000", "shapes: {x: [1, 2]}", "shapes: {x: [0]}", "shapes: {x: {opt: [1]}}",
-            "shapes: {x: {min: [1], opt: [2], max: [3]}}", "metric: top5", "metric: top2", "metric: s.py", "name: ''",
+            "shapes: {x: {min: [1], opt: [2], max: [3]}}", "shapes: {x: {values: [-1, 0]}}", "shapes: {x: {values: 3}}",
+            "shapes: {x: {values: {min: [0], opt: [2], max: [9]}}}", "shapes: {x: {values: []}}", "shapes: {x: {values: [yes]}}",
+            "shapes: {x: {values: {opt: [2]}}}", "shapes: {x: {values: [1], opt: [1]}}", "shapes: {x: {values: {values: [1]}}}",
+            "shapes: {x: {values: [2147483647]}}", "shapes: {x: {values: [2147483648]}}", "metric: top5", "metric: top2", "metric: s.py", "name: ''",
             "confidence: 95%", "confidence: 0.95", "on-inconclusive: warn", "graph-optimization: basic",
         )
     ),

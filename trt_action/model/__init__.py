@@ -48,6 +48,7 @@ def load(
         label: what messages and evidence call it.
         name: display name; None = the stem of the file's name.
         shapes: by input name: a list of ints, or `{"min": …, "opt": …, "max": …}`; only open axes need one.
+            `{"values": …}`, likewise, for an input that holds sizes.
         batch_size: for an open axis 0 without a shape; None = 1, and a note that it was assumed.
 
     Returns:

@@ -88,7 +88,7 @@ def _examine(path: Path, label: str, request: Message) -> dict[str, Any]:
     stored = tensors.check(model, path.parent)
     notes = [*stored.notes, *operators.check(model)]
     _run_checker(path, label)
-    wanted = {name: shapes.Profile(**{k: tuple(v) for k, v in p.items()}) for name, p in request["shapes"].items()}
+    wanted = {name: shapes.Profile.from_json(p) for name, p in request["shapes"].items()}
     profile, assumed = shapes.resolve(inputs, wanted, request["batch_size"])
     _digest_external(digest, path.parent, stored.external)
     info = {

@@ -6,13 +6,16 @@ Rules, in this order, for every axis of every input:
 3. another input has an axis of the same symbolic name, and `shapes` gave that one a size: the same size;
 4. it is axis 0: the batch axis, and `batch_size` is taken, or 1 with a note;
 5. otherwise the user is asked. No size is ever guessed.
+
+An input may also hold sizes itself (the target of a Reshape or a Resize, the limit of a Range): TensorRT calls it a shape
+tensor, and must know the range of its values when it builds. `shapes` names them: `{"size": {"values": …}}`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,22 +39,52 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Shapes of one input; all three equal for a fixed shape."""
+class Values:
+    """Of an input that holds sizes: its elements; `opt` is what is measured."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
 
-    def as_json(self) -> dict[str, list[int]]:
+    def as_json(self) -> dict[str, Any]:
         return {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shapes of one input; all three equal for a fixed shape. `values` where they were given."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+    values: Values | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        shapes: dict[str, Any] = {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
+        return {**shapes, "values": self.values.as_json()} if self.values else shapes
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Profile:
+        """The inverse of `as_json`."""
+        values = record.get("values")
+        held = Values(*_three(values)) if values else None
+        return cls(*_three(record), held)
+
+
+_KEYS = ("min", "opt", "max")
+
+
+def _three(record: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return tuple(record["min"]), tuple(record["opt"]), tuple(record["max"])
 
 
 def parse(shapes: Mapping[str, Any]) -> dict[str, Profile]:
     """The setting `shapes` as profiles; `min` and `max` default to `opt`.
 
+    Of an input whose `values` are given, the shape is one axis until `resolve` knows the model's.
+
     Raises:
-        ModelError: not a list of positive integers, unknown keys, or not min ≤ opt ≤ max.
+        ModelError: not a list of integers, unknown keys, or not min ≤ opt ≤ max.
     """
     return {str(name): _profile(str(name), value) for name, value in shapes.items()}
 
@@ -62,7 +95,8 @@ def resolve(
     """A profile for every input, and a note for everything that was assumed.
 
     Raises:
-        ModelError: an unknown name, a wrong rank, a fixed axis that differs, an axis that is still open.
+        ModelError: an unknown name, a wrong rank, a fixed axis that differs, an axis that is still open; values for an
+            input that cannot hold sizes, or too many of them.
     """
     _refuse_unknown(inputs, shapes)
     sizes = _symbols(inputs, shapes)
@@ -70,7 +104,9 @@ def resolve(
     notes: list[str] = []
     for tensor in inputs:
         given = shapes.get(tensor.name)
-        if given is not None:
+        if given is not None and given.values is not None:
+            profiles[tensor.name] = _holding(tensor, given.values)
+        elif given is not None:
             _check_fits(tensor, given)
             profiles[tensor.name] = given
         else:
@@ -83,21 +119,41 @@ def resolve(
 
 
 def _profile(name: str, value: Any) -> Profile:
-    if isinstance(value, Mapping):
-        if unknown := [key for key in value if key not in ("min", "opt", "max")]:
-            raise _malformed(name, f"{quote(unknown[0])} is not one of `min`, `opt`, `max`")
-        if "opt" not in value:
-            raise _malformed(name, "`opt`, the measured shape, is missing")
-        opt = _shape(name, value["opt"])
-        profile = Profile(_shape(name, value.get("min", opt)), opt, _shape(name, value.get("max", opt)))
-    else:
-        shape = _shape(name, value)
-        profile = Profile(shape, shape, shape)
-    if not len(profile.min) == len(profile.opt) == len(profile.max):
+    if isinstance(value, Mapping) and "values" in value:
+        if len(value) > 1:
+            raise _malformed(name, "beside `values` there is no shape")
+        values = Values(*_range(name, value["values"], _values))
+        one = (len(values.opt),)
+        return Profile(one, one, one, values)
+    return Profile(*_range(name, value, _shape))
+
+
+def _range(
+    name: str, value: Any, read: Callable[[str, Any], tuple[int, ...]]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(min, opt, max)."""
+    if not isinstance(value, Mapping):
+        one = read(name, value)
+        return one, one, one
+    if unknown := [key for key in value if key not in _KEYS]:
+        raise _malformed(name, f"{quote(unknown[0])} is not one of `min`, `opt`, `max`")
+    if "opt" not in value:
+        raise _malformed(name, "`opt`, which is measured, is missing")
+    low, opt, high = (read(name, value.get(key, value["opt"])) for key in _KEYS)
+    if not len(low) == len(opt) == len(high):
         raise _malformed(name, "`min`, `opt` and `max` differ in length")
-    if not all(low <= mid <= high for low, mid, high in zip(profile.min, profile.opt, profile.max, strict=True)):
-        raise _malformed(name, f"{profile.as_json()} does not keep min ≤ opt ≤ max in every axis")
-    return profile
+    if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
+        raise _malformed(name, f"{[list(low), list(opt), list(high)]} does not keep min ≤ opt ≤ max everywhere")
+    return low, opt, high
+
+
+def _values(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise _malformed(name, f"{quote(value)} is not a list of values")
+    for one in value:
+        if isinstance(one, bool) or not isinstance(one, int) or not -(2**31) <= one < 2**31:
+            raise _malformed(name, f"{quote(one)} is not a whole number of 32 bits")
+    return tuple(value)
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
@@ -112,7 +168,8 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
 def _malformed(name: str, reason: str) -> ModelError:
     return ModelError(
         f"The shape of input {quote(name)} in `shapes` is wrong: {reason}.",
-        fix='Write `{"input": [1, 3, 224, 224]}` or `{"input": {"min": […], "opt": […], "max": […]}}`.',
+        fix='Write `{"input": [1, 3, 224, 224]}` or `{"input": {"min": […], "opt": […], "max": […]}}`; for an input that '
+        'holds sizes itself `{"input": {"values": {"min": […], "opt": […], "max": […]}}}`.',
     )
 
 
@@ -132,12 +189,31 @@ def _symbols(inputs: Sequence[Input], shapes: Mapping[str, Profile]) -> dict[str
     sizes: dict[str, tuple[int, int, int]] = {}
     for tensor in inputs:
         given = shapes.get(tensor.name)
-        if given is None or len(tensor.shape) != len(given.opt):
+        if given is None or given.values is not None or len(tensor.shape) != len(given.opt):
             continue
         for axis, dim in enumerate(tensor.shape):
             if isinstance(dim, str):
                 sizes.setdefault(dim, (given.min[axis], given.opt[axis], given.max[axis]))
     return sizes
+
+
+def _holding(tensor: Input, values: Values) -> Profile:
+    """The shape of an input that holds sizes: of one axis, or a single number."""
+    count = len(values.opt)
+    if tensor.dtype not in ("int32", "int64") or len(tensor.shape) > 1:
+        raise ModelError(
+            f"`shapes` gives `values` of input {quote(tensor.name)}, which is {tensor.dtype} {show(tensor.shape)}.",
+            why="Sizes are held by an int32 or int64 input of at most one axis.",
+            fix="Give its shape instead, or leave it out.",
+        )
+    wanted = tensor.shape[0] if tensor.shape else 1
+    if isinstance(wanted, int) and wanted != count:
+        raise ModelError(
+            f"`shapes` gives input {quote(tensor.name)} {count} values; it holds {wanted} (declared {show(tensor.shape)}).",
+            fix="Give one value per element, in a list.",
+        )
+    shape = (count,) if tensor.shape else ()
+    return Profile(shape, shape, shape, values)
 
 
 def _check_fits(tensor: Input, given: Profile) -> None:

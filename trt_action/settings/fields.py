@@ -55,17 +55,38 @@ _RULE = _matching(
 )
 _RULE_LINE = {"type": "string", "minLength": 1}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
-_SIZES = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "maxItems": 32}
+_SIZES = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+    "maxItems": values.MAX_AXES,
+}
+_VALUES = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
+    "minItems": 1,
+    "maxItems": values.MAX_VALUES,
+}
+
+
+def _one_or_range(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    keys = ("min", "opt", "max")
+    properties = dict.fromkeys(keys, numbers)
+    return [
+        numbers,
+        {"type": "object", "properties": properties, "required": list(keys), "additionalProperties": False},
+    ]
+
+
 _SHAPES = {
     "type": "object",
     "minProperties": 1,
     "additionalProperties": {
         "anyOf": [
-            _SIZES,
+            *_one_or_range(_SIZES),
             {
                 "type": "object",
-                "properties": {"min": _SIZES, "opt": _SIZES, "max": _SIZES},
-                "required": ["min", "opt", "max"],
+                "properties": {values.VALUES: {"anyOf": _one_or_range(_VALUES)}},
+                "required": [values.VALUES],
                 "additionalProperties": False,
             },
         ]

@@ -41,7 +41,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "JSON",
         "Shapes of dynamic inputs: `{input: [1, 3, 224, 224]}` or `{input: {min: …, opt: …, max: …}}`; "
-        "`opt` is what is measured.",
+        "`opt` is what is measured. Of an input that holds sizes itself, its `{values: …}`, likewise.",
     ),
     Option(
         "batch-size",

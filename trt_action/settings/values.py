@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -166,22 +166,33 @@ def names(value: object, pattern: str, what: str) -> tuple[str, ...]:
     return tuple(items)
 
 
-Shapes = dict[str, list[int] | dict[str, list[int]]]
+Sizes = list[int] | dict[str, list[int]]
+"""One for all, or `min`, `opt` and `max`."""
+
+Shapes = dict[str, list[int] | dict[str, list[int] | dict[str, list[int]]]]
+"""By input: the `Sizes` of its axes, or `{"values": …}` with the `Sizes` of the numbers that it holds."""
+
+MAX_AXES = 32
+MAX_VALUES = 64
+"""Numbers in one input; TensorRT takes no more in a tensor that decides shapes. Each has 32 bits, whatever the input's
+type: no size is larger."""
+
+VALUES = "values"
 _SHAPES = (
     "`{input: [1, 3, 224, 224]}` or `{input: {min: […], opt: […], max: […]}}`, sizes from 1 to 2147483647, "
-    "min ≤ opt ≤ max"
+    "min ≤ opt ≤ max; for an input that holds sizes itself `{input: {values: {min: […], opt: […], max: […]}}}`"
 )
 
 
 def shapes(value: object) -> Shapes:
-    """Input name to a fixed shape, or to `min`, `opt` and `max`.
+    """Input name to a fixed shape, or to `min`, `opt` and `max`; or to `values`, which hold either.
 
     Raises:
         BadValueError: another form, ranks that differ, or sizes out of order.
     """
     if not isinstance(value, Mapping) or not value:
         raise BadValueError("is not a mapping from input names to shapes", allowed=_SHAPES)
-    return {_input_name(name): _shape_or_range(name, entry) for name, entry in value.items()}
+    return {_input_name(name): _shape_or_values(name, entry) for name, entry in value.items()}
 
 
 def _input_name(name: object) -> str:
@@ -190,25 +201,44 @@ def _input_name(name: object) -> str:
     return name
 
 
-def _shape_or_range(name: str, entry: object) -> list[int] | dict[str, list[int]]:
+def _shape_or_values(name: str, entry: object) -> list[int] | dict[str, list[int] | dict[str, list[int]]]:
+    if isinstance(entry, Mapping) and VALUES in entry:
+        if len(entry) > 1:
+            raise BadValueError(f"has more than `values` for `{shown(name)}`", allowed=_SHAPES)
+        return {VALUES: _one_or_range(name, entry[VALUES], _values)}
+    found = _one_or_range(name, entry, _shape)
+    return found if isinstance(found, list) else {**found}
+
+
+def _one_or_range(name: str, entry: object, read: Callable[[str, object], list[int]]) -> Sizes:
     if not isinstance(entry, Mapping):
-        return _shape(name, entry)
+        return read(name, entry)
     if set(entry) != {"min", "opt", "max"}:
         raise BadValueError(f"needs exactly `min`, `opt` and `max` for `{shown(name)}`", allowed=_SHAPES)
-    low, opt, high = (_shape(name, entry[key]) for key in ("min", "opt", "max"))
+    low, opt, high = (read(name, entry[key]) for key in ("min", "opt", "max"))
     if not len(low) == len(opt) == len(high):
-        raise BadValueError(f"has different ranks for `{shown(name)}`", allowed=_SHAPES)
+        raise BadValueError(f"has `min`, `opt` and `max` of different lengths for `{shown(name)}`", allowed=_SHAPES)
     if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
         raise BadValueError(f"is not in the order min ≤ opt ≤ max for `{shown(name)}`", allowed=_SHAPES)
     return {"min": low, "opt": opt, "max": high}
 
 
 def _shape(name: str, entry: object) -> list[int]:
-    if not isinstance(entry, (list, tuple)) or len(entry) > 32:
+    if not isinstance(entry, (list, tuple)) or len(entry) > MAX_AXES:
         raise BadValueError(f"has no list of sizes for `{shown(name)}`", allowed=_SHAPES)
     for size in entry:
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < 2**31:
             raise BadValueError(f"has the size `{shown(size)}` for `{shown(name)}`", allowed=_SHAPES)
+    return list(entry)
+
+
+def _values(name: str, entry: object) -> list[int]:
+    """Any whole numbers: -1 and 0 have a meaning in the target of a Reshape, and a large one in the end of a Slice."""
+    if not isinstance(entry, (list, tuple)) or not 1 <= len(entry) <= MAX_VALUES:
+        raise BadValueError(f"has no list of 1 to {MAX_VALUES} values for `{shown(name)}`", allowed=_SHAPES)
+    for value in entry:
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value < 2**31:
+            raise BadValueError(f"has the value `{shown(value)}` for `{shown(name)}`", allowed=_SHAPES)
     return list(entry)
 
 
