@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from tests.doubles.nvml import UUID, FakeNvml
 from tests.report import samples
-from trt_action import judge, measure, watching
+from trt_action import console, judge, measure, pipeline, settings, watching
 from trt_action.draft import Draft
 from trt_action.engine import nvml
 from trt_action.engine.backend import RuntimeOptions
@@ -90,3 +92,30 @@ def test_nothing_is_watched_on_the_cpu(draft: Draft) -> None:
     assert draft.watch is None
     watching.conclude(draft)
     assert draft.telemetry is None
+
+
+def test_a_run_whose_clocks_are_always_held_down_ends_with_its_figures_and_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The passes of a real run under a watch; that it runs on the CPU is nothing the watch knows."""
+
+    def begin(draft: Draft, _: RuntimeOptions) -> None:
+        library = FakeNvml()
+        draft.watch = nvml.Watch(nvml.Gpu(library, UUID), sleep=lambda _: None)
+        library.values["nvmlDeviceGetCurrentClocksEventReasons"] = nvml.REASONS["HwThermalSlowdown"]
+
+    monkeypatch.setattr(watching, "begin", begin)
+    monkeypatch.setattr(nvml, "MAX_SET_ASIDE", 3)
+    model = Path(__file__).parents[1] / "examples" / "digits" / "model.onnx"
+    asked = {"model": str(model), "base": "none", "measure-seconds": "0.2s", "layers": "false", "cache": "false"}
+    (chosen,) = settings.load({**asked, "latency-threshold": "p99 < 9s"}, {}, tmp_path)
+    found = pipeline.run(chosen, console=console.console(io.StringIO()), cwd=tmp_path, parts=frozenset({"bench"}))
+    assert found.error is None
+    assert found.head
+    assert found.head.latency
+    assert found.head.throughput
+    assert found.telemetry
+    assert (found.head.latency.set_aside, found.head.throughput.set_aside) == (3, 0)
+    assert (found.telemetry.set_aside, found.telemetry.held_down) == (3, 2)  # a turn and a window of throughput count
+    assert "in 2 timed windows after 3 that were set aside" in found.telemetry.doubt
+    assert [gate.status for gate in found.gates if gate.name == "latency-threshold"] == ["inconclusive"]
