@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tests.report import chrome, samples
+from trt_action.engine import kept
 from trt_action.evidence import Estimate, Evidence
 from trt_action.measure.series import pack
 from trt_action.report import charts, html, traces
@@ -77,6 +78,13 @@ def test_a_broken_series_costs_its_drawing_only(name: str) -> None:
     page = html([samples.passed(comparison=broken)])
     assert "<b>Difference of each pair</b>" not in page
     assert "<b>Distribution</b>" in page
+
+
+def test_evidence_without_series_has_a_page_without_their_drawings() -> None:
+    """As an image carries it."""
+    page = html([kept.without_series(samples.passed())])
+    assert "In the order taken" not in page
+    assert "Estimates with their intervals" in page
 
 
 def test_pairs_are_the_medians_of_their_blocks() -> None:
