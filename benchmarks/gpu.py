@@ -120,6 +120,7 @@ def feeds_of(case: Case) -> dict[str, Array]:
 def measure_case(case: Case, folder: Path, seconds: float) -> dict[str, Any]:
     """The record of one case; runs in a process of its own."""
     os.sched_setaffinity(0, usable_cpus(1))  # as the product's workers are
+    watch, _ = nvml.watch(devices.facts(0).uuid)
     source = "fp16" if case.precision == "fp16" else "fp32"
     path = Path((folder / f"{case.model}-{source}.path").read_text())
     feeds = feeds_of(case)
@@ -129,7 +130,9 @@ def measure_case(case: Case, folder: Path, seconds: float) -> dict[str, Any]:
     arrays.save_npz(saved, feeds)
     shipped = Loadable("onnxruntime", path, case.options(transfers=True))
     bare = replace(shipped, options=case.options(transfers=False))
-    found = latencies({"with": shipped, "without": bare}, {"with": saved, "without": saved}, seconds=seconds)
+    found = latencies(
+        {"with": shipped, "without": bare}, {"with": saved, "without": saved}, seconds=seconds, windows=watch
+    )
     memory, cold_start = first_load(shipped, saved)
     return record | {
         "latency": {name: one.model_dump(exclude={"series"}, mode="json") for name, one in found.items()},
