@@ -51,6 +51,10 @@ class SettingsError(TrtActionError):
     default_fix = "Run `trt-action run --help` for the names, or `trt-action schema config` for your editor."
 
 
+class UncalibratedError(SettingsError):
+    """int8, fp8 or int4 was asked for without `calibration-data`, and the model has no Q/DQ nodes of its own."""
+
+
 class ModelError(TrtActionError):
     """The ONNX model cannot be used: unreadable, invalid, incomplete, unsafe, or its shapes are open."""
 

@@ -234,6 +234,15 @@ def test_auto_passes_over_what_cannot_be_made(digits: Path, fragile: models.Mode
     assert "int8 was not tried: there is no `calibration-data`." in without.record.notes
 
 
+def test_auto_needs_no_calibration_data_for_a_model_with_qdq_nodes(digits: Path, tmp_path: Path) -> None:
+    plain = models.load(digits / "model.onnx", label="model.onnx", batch_size=8)
+    made = precision.prepare(plain, Recipe("int8"), given(digits, plain, "calibration"), tmp_path, timeout=60)
+    model = models.load(made.path, label="qat.onnx", batch_size=8)
+    s = asked(tmp_path, precision="auto", max_accuracy_drop="0.5%")
+    found = find(model, s, tmp_path, None, given(digits, model, "validation"))
+    assert (found.precision, found.record.found, found.record.notes) == ("int8", True, [])
+
+
 def test_a_wrong_name_is_an_error_also_for_auto(digits: Path, fragile: models.Model, tmp_path: Path) -> None:
     s = asked(tmp_path, precision="auto", exclude_nodes="conv44")
     with pytest.raises(SettingsError, match="`conv44`"):
@@ -260,8 +269,8 @@ def test_data_that_flatter_are_named(
     assert any(words in note for note in found.record.notes)
 
 
-def parity(*errors: float | None, nan: int = 0) -> Parity:
-    rest: dict[str, Any] = {"max_abs": None, "mean_abs": None, "cosine": None, "top1_agreement": None}
+def parity(*errors: float | None, nan: int = 0, max_abs: float | None = None) -> Parity:
+    rest: dict[str, Any] = {"max_abs": max_abs, "mean_abs": None, "cosine": None, "top1_agreement": None}
     rest |= {"top5_agreement": None, "nan": nan}
     heads = {f"o{i}": OutputParity(relative_l2=error, **rest) for i, error in enumerate(errors)}
     return Parity(samples=10, data="validation", head=heads)
@@ -290,6 +299,8 @@ def task(head: float, reference: float = 0.99) -> TaskMetric:
         ({}, Accuracy(parity=parity(0.04, 0.05)), True),
         ({}, Accuracy(parity=parity(0.04, 0.06)), False),
         ({}, Accuracy(parity=parity(0.04, None)), False),
+        ({}, Accuracy(parity=parity(None, max_abs=0.0)), True),  # zeros that are zeros
+        ({}, Accuracy(parity=parity(None, max_abs=1e-9)), False),
         ({}, Accuracy(parity=parity(0.0, nan=1)), False),
         ({"search_max_error": "10%"}, Accuracy(parity=parity(0.06)), True),
         ({"min_accuracy": "97%"}, Accuracy(parity=parity(0.5), task=task(0.97)), True),

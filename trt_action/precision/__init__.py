@@ -77,8 +77,8 @@ def prepare(
 
     Raises:
         PrecisionError: the precision cannot be made, or nothing in the graph got it; also when the child dies.
-        SettingsError: an excluded node or an operator type that does not exist; int8, fp8 or int4 without calibration
-            data for a model that has no Q/DQ nodes.
+        SettingsError: an excluded node or an operator type that does not exist.
+        UncalibratedError: int8, fp8 or int4 without calibration data for a model that has no Q/DQ nodes.
         StorageError: `out_dir` cannot be written, or the disk is full.
         OutOfMemoryError: the child ran out of memory.
         BackendUnavailableError: int8 or fp8 of the light toolchain without onnxruntime installed.

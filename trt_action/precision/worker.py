@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from trt_action import data
-from trt_action.errors import OutOfMemoryError, PrecisionError, SettingsError, StorageError, TrtActionError
+from trt_action.errors import OutOfMemoryError, PrecisionError, StorageError, TrtActionError, UncalibratedError
 from trt_action.evidence import ModelInfo
 from trt_action.inputs import quote
 from trt_action.precision import cast, large, modelopt, proof, quantize, runtime
@@ -197,7 +197,7 @@ def calibration_batches(request: dict[str, Any], info: ModelInfo, recipe: Recipe
     """The calibration data as feeds.
 
     Raises:
-        SettingsError: there are none.
+        UncalibratedError: there are none.
     """
     if request["calibration"] is None:
         raise uncalibrated(info.name, recipe.precision)
@@ -235,9 +235,9 @@ class Batches:
             self._tell(f"calibrating, {min(done, self._samples)} of {self._samples} samples", done / self._samples)
 
 
-def uncalibrated(name: str, precision: str) -> SettingsError:
+def uncalibrated(name: str, precision: str) -> UncalibratedError:
     """Without data, a quantizer would take made-up ranges silently."""
-    return SettingsError(
+    return UncalibratedError(
         f"`precision: {precision}` without `calibration-data`, and the model {quote(name)} has no Q/DQ nodes of its own.",
         why="Ranges of activations come from representative inputs; made-up inputs give a model that is fast and wrong.",
         fix="Set `calibration-data` to an `.npz`, a folder of `.npy`, or `file.py:function` (about 128 samples), "

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_action import accuracy, engine, precision
+from trt_action import accuracy, engine
 from trt_action.data import Dataset
-from trt_action.errors import BackendUnavailableError, PrecisionError, StorageError
+from trt_action.errors import BackendUnavailableError, PrecisionError, StorageError, UncalibratedError
 from trt_action.evidence import Precision
 from trt_action.inputs import quote
 from trt_action.model import Model
@@ -98,24 +98,22 @@ def search(
             hunt = Hunt(model, s, calibration, calibration or synthetic, trials, folder, progress)
             hunt.notes += _data_notes(calibration, validation)
             if s.precision == "auto":
-                outcome = _first_that_holds(hunt, candidates(s.backend, device), recipe_of, calibration is not None)
+                outcome = _first_that_holds(hunt, candidates(s.backend, device), recipe_of)
             else:
                 outcome = hunt.attempt(recipe_of(s.precision))
             record = hunt.record(outcome, decides)
     return Found(record.precision, tuple(record.exclude_nodes), record)
 
 
-def _first_that_holds(
-    hunt: Hunt, names: tuple[Precision, ...], recipe_of: Callable[[Precision], Recipe], calibrated: bool
-) -> Outcome:
+def _first_that_holds(hunt: Hunt, names: tuple[Precision, ...], recipe_of: Callable[[Precision], Recipe]) -> Outcome:
     """The first candidate that holds, with layers kept where needed; the last one if none does."""
     outcome: Outcome | None = None
     for name in names:
-        if name in precision.CALIBRATED and not calibrated:
-            hunt.notes.append(f"{name} was not tried: there is no `calibration-data`.")
-            continue
         try:
             outcome = hunt.attempt(recipe_of(name))
+        except UncalibratedError:
+            hunt.notes.append(f"{name} was not tried: there is no `calibration-data`.")
+            continue
         except (BackendUnavailableError, PrecisionError) as error:
             hunt.notes.append(f"{name} was passed over: {error.what}")
             continue

@@ -265,8 +265,11 @@ def _rule(decided: Sequence[Gate]) -> str:
 
 
 def worst_error(found: Accuracy) -> float | None:
-    """The largest relative L2 error of an output; None if one has none (NaN, another shape)."""
-    errors = [one.relative_l2 for one in found.parity.head.values()] if found.parity else []
+    """The largest relative L2 error of an output; None if one has none (NaN, another shape). Zeros that stay zeros have
+    none: an output that these data never switch on stands against no recipe."""
+    errors = (
+        [0.0 if one.max_abs == 0 else one.relative_l2 for one in found.parity.head.values()] if found.parity else []
+    )
     known = [error for error in errors if error is not None]
     return max(known) if known and len(known) == len(errors) else None
 
