@@ -18,6 +18,7 @@ from trt_action.github import checks, commands, report_job
 from trt_action.github import comment as comments
 from trt_action.github.comment import CommentResult, Run
 from trt_action.job import Job, read_payload
+from trt_action.report import gathered
 from trt_action.report.headline import headline, overall
 from trt_action.results import Shipped, Written
 from trt_action.settings import Settings
@@ -287,7 +288,7 @@ def report_others(job: Job) -> int:
         commands.plain(note)
     _summary(job, result.evidences)
     _check(job, result.evidences)
-    paths = report_job.find(job.inputs.evidence, job.workspace)
+    paths = gathered.find(job.inputs.evidence, job.workspace)
     url = next((one.url for one in result.comments if one.url), None)
     _outputs(result.evidences, Written(tuple(job.shown(path) for path in paths)), url)
     notes = commands.Annotations()

@@ -19,6 +19,7 @@ from trt_action.engine import kept
 from trt_action.evidence import Evidence
 from trt_action.gitlab_job import Job
 from trt_action.inputs import quote
+from trt_action.report import gathered
 from trt_action.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,18 @@ def test(job: Job) -> int:
 
     chosen, evidences = _each(job, one_model, write=True)
     return delivery.deliver(job, chosen, evidences)
+
+
+def report_others(job: Job) -> int:
+    """Tell in one place what other jobs have measured, such as the legs of a matrix. Returns the exit code.
+
+    Raises:
+        EvidenceError: there is none, or it cannot be trusted (`report.gathered`).
+    """
+    if job.activity.kind in ("promote", "nothing"):
+        return _nothing(job, "reported")
+    pattern = f"{job.shown(job.output([]))}/**/{kept.EVIDENCE}"
+    return delivery.deliver(job, [], gathered.read([pattern], job.workspace, job.activity.commit, log=job.say))
 
 
 def publish(job: Job) -> int:

@@ -22,6 +22,7 @@ from trt_action.github.comment import Run
 from trt_action.github.event import Activity, PullRequest
 from trt_action.github.inputs import ActionInputs
 from trt_action.github.report_job import ReportResult
+from trt_action.report import gathered
 
 FROM_RUN = Activity("report", "results", commit=HEAD, measured_commit=HEAD)
 RUN = Run(50, 1, 1_000)
@@ -161,7 +162,7 @@ def _changed(folder: Path, **changes: Any) -> None:
 
 def _huge(folder: Path) -> None:
     _write(folder / "evidence/a/evidence.json", "")
-    os.truncate(folder / "evidence/a/evidence.json", report_job.MAX_FILE_BYTES + 1)
+    os.truncate(folder / "evidence/a/evidence.json", gathered.MAX_FILE_BYTES + 1)
 
 
 def _link(folder: Path) -> None:
@@ -182,7 +183,7 @@ def _pipe(folder: Path) -> None:
 
 
 def _many(folder: Path) -> None:
-    for n in range(report_job.MAX_FILES + 1):
+    for n in range(gathered.MAX_FILES + 1):
         _write(folder / f"evidence/{n}/evidence.json", "{}")
 
 

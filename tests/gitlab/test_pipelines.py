@@ -141,6 +141,65 @@ def test_a_merge_request(make_project: MakeProject, make_runner: MakeRunner, git
     assert len(gitlab.bodies(42, 7)) == 1
 
 
+MATRIX = """
+stages: [test, report]
+default: {image: trt-action}
+variables: {GIT_DEPTH: "0"}
+test-engine:
+  stage: test
+  variables: {TRT_ACTION_COMMENT: "false", TRT_ACTION_OUTPUT: trt-action-report/$CI_NODE_INDEX}
+  script: [trt-action gitlab test]
+  artifacts: {when: always, paths: [trt-action-report/]}
+report:
+  stage: report
+  needs: [test-engine]
+  script: [trt-action gitlab report]
+  artifacts: {when: always, paths: [trt-action-report/]}
+"""
+
+
+def test_the_legs_of_a_matrix_share_a_note(make_project: MakeProject, make_runner: MakeRunner, gitlab: GitLab) -> None:
+    """One of them fails, and is red; the report job tells of both, updates its note, and refuses another commit's."""
+    one = make_project(QUICK)
+    runner = make_runner(one, yaml.safe_load(MATRIX), NOTE)
+    config = ci.jobs(runner.config)
+    legs = {}
+    for index, size in (("1", "1GB"), ("2", "1KB")):
+        env = one.merge_request(CI_NODE_INDEX=index, CI_NODE_TOTAL="2", TRT_ACTION_MAX_ENGINE_SIZE=size)
+        legs[index] = runner.job("test-engine", config["test-engine"], env, {}, protected=False)
+    assert [leg.exit_code for leg in legs.values()] == [0, 1], legs["1"].raw
+    assert gitlab.notes == {}
+    first, second = legs.values()
+    for path in second.artifacts:  # GitLab unpacks the artifacts of every leg into the same checkout
+        (first.workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(second.workspace / path, first.workspace / path)
+    both = replace(first, artifacts=[*first.artifacts, *second.artifacts])
+
+    def reported(**changes: str) -> Done:
+        return runner.job(
+            "report", config["report"], one.merge_request(**changes), {"test-engine": both}, protected=False
+        )
+
+    done = reported()
+    assert done.exit_code == 1, done.raw
+    assert {"trt-action-report/1/evidence.json: passed", "trt-action-report/2/evidence.json: failed"} <= set(
+        done.log.splitlines()
+    )
+    (note,) = gitlab.bodies(42, 7)
+    rendered = (done.workspace / "trt-action-report/comment.md").read_text()
+    assert without_stamp(note).splitlines()[0] == rendered.splitlines()[0] == report.marker()
+    assert "max-engine-size" in note
+    SCHEMA.validate((done.workspace / "trt-action-report/junit.xml").read_text())
+    assert "Comment updated." in reported(CI_JOB_ID="5001").log
+    assert len(gitlab.bodies(42, 7)) == 1
+    forged = first.workspace / "trt-action-report/1/evidence.json"
+    forged.write_text(forged.read_text().replace(one.feature, "d" * 40))
+    refused = reported(CI_JOB_ID="5002")
+    assert refused.exit_code == 2
+    assert "is about the commit" in refused.log
+    assert len(gitlab.bodies(42, 7)) == 1
+
+
 def test_a_fork_uses_no_secret(make_project: MakeProject, make_runner: MakeRunner, gitlab: GitLab) -> None:
     """A member runs a fork's merge request in the project, where its variables are; and a gate is broken."""
     one = make_project(QUICK + "max-engine-size: 1KB\nbase: none\n")

@@ -12,13 +12,16 @@ from trt_action import __version__
 STAGES = {
     "build": "build the engines into the folder that goes to the next job",
     "test": "measure and judge them; note on the merge request, reports for GitLab",
+    "report": "put what several test jobs have measured (a matrix) into one note",
     "publish": "publish what was measured (default branch), or give a release its tags (tag)",
 }
 
 
 def add(commands: Any) -> None:
     """Declare the command (`commands`: what `ArgumentParser.add_subparsers` returned)."""
-    gitlab = commands.add_parser("gitlab", help="the jobs of a GitLab pipeline: build, test, publish (docs/gitlab.md)")
+    gitlab = commands.add_parser(
+        "gitlab", help="the jobs of a GitLab pipeline: build, test, report, publish (docs/gitlab.md)"
+    )
     stages = gitlab.add_subparsers(title="stages", metavar="STAGE", required=True)
     for name, text in STAGES.items():
         stages.add_parser(name, help=text).set_defaults(command=_run, stage=name)
@@ -34,7 +37,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     job = Job.of(dict(os.environ))
     job.say(f"{job.activity.kind}: {job.activity.reason}")
-    run = {"build": gitlab_stages.build, "test": gitlab_stages.test, "publish": gitlab_stages.publish}
+    run = {
+        "build": gitlab_stages.build,
+        "test": gitlab_stages.test,
+        "report": gitlab_stages.report_others,
+        "publish": gitlab_stages.publish,
+    }
     return run[arguments.stage](job)
 
 
