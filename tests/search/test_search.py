@@ -162,6 +162,17 @@ def test_the_time_limit_ends_it_with_the_recipe_as_it_was(digits: Path, fragile:
     assert any("`search-timeout: 1ms` ended the search" in note for note in found.record.notes)
 
 
+def test_what_there_was_no_time_for_is_not_said_to_fail(digits: Path, fragile: models.Model, tmp_path: Path) -> None:
+    s = asked(tmp_path, precision="auto", max_accuracy_drop="0.5%", search_timeout="1ms")
+    found = find(fragile, s, tmp_path, given(digits, fragile, "calibration"), given(digits, fragile, "validation"))
+    assert (found.precision, found.record.found, found.record.trials) == ("fp32", False, [])
+    assert found.record.notes == [
+        "`search-timeout: 1ms` ended the search.",
+        "There was no time to try int8.",
+        "There was no time to try fp32.",
+    ]
+
+
 def test_a_ranking_that_fails_does_not_end_the_run(
     digits: Path, fragile: models.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

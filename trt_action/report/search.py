@@ -27,7 +27,7 @@ def line(evidence: Evidence) -> str:
         return ""
     tried = f"{fmt.plural(len(found.trials), 'recipe')} tried in {fmt.seconds(found.seconds)}"
     if not found.found:
-        return f"nothing holds the accuracy gates; built as {found.precision} ({tried})"
+        return f"nothing that was tried holds the accuracy gates; built as {found.precision} ({tried})"
     if not found.kept_layers:
         return f"{found.precision} holds as it is ({tried})"
     names = [clip(name, 40) for name in found.kept[:3]]

@@ -83,8 +83,9 @@ class Hunt:
             kept = fewest(layers, lambda chosen: self._trial(recipe, chosen, ranges))
         except TimeIsUpError:
             kept = None
-        if self._left() <= 0:
-            self.notes.append(f"`search-timeout: {duration_text(self._settings.search_timeout)}` ended the search.")
+        ended = f"`search-timeout: {duration_text(self._settings.search_timeout)}` ended the search."
+        if self._left() <= 0 and ended not in self.notes:
+            self.notes.append(ended)
         if kept is None:
             self.notes.append(self._why_none(recipe, layers))
             return Outcome(recipe, (), False, layers)
@@ -240,6 +241,8 @@ class Hunt:
         return False
 
     def _why_none(self, recipe: Recipe, layers: Sequence[SensitiveLayer]) -> str:
+        if not any(trial.precision == recipe.precision for trial in self._done):
+            return f"There was no time to try {recipe.precision}."
         if not layers and self._left() > 0:
             return f"{recipe.precision} does not hold, and no layer of this model can be kept in higher precision."
         return f"{recipe.precision} does not hold with any number of layers kept that was tried."
