@@ -26,7 +26,7 @@ test: $(STAMP) ## every test that this machine can run
 GPU_PACKAGES ?= "tensorrt-rtx>=1.5,<2"
 test-gpu: ## what needs a GPU, on the one that is here (GPU_PACKAGES=tensorrt for TensorRT); report in build/gpu-report.md and .json
 	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2" $(GPU_PACKAGES)
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable ".[cuda,serve,action,dev]" "onnxruntime-gpu[cuda,cudnn]>=1.31,<2" $(GPU_PACKAGES)
 	TRT_ACTION_GPU_REPORT=build/gpu-report $(GPU_VENV)/bin/python -m pytest -m gpu --no-fold-skipped $(PYTEST_ARGS) tests/gpu
 
 MODELOPT := .modelopt

@@ -78,6 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             lacking = no_device_files() if "needs_device_files_only" in needs else missing()
             if why := lacking or ("needs_onnxruntime" in needs and without_cuda_provider()):
                 item.add_marker(pytest.mark.skip(reason=why))
+    items.sort(key=lambda item: "before_our_context" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -175,6 +176,11 @@ def markdown(found: dict[str, Any]) -> str:
 @pytest.fixture(scope="session")
 def needs_device_files_only() -> None:
     """Asked for by the test that is to fail where a GPU is there and cannot be used."""
+
+
+@pytest.fixture(scope="session")
+def before_our_context() -> None:
+    """Asked for by tests that must run before this process itself opens the GPU, and is a neighbour to what they watch."""
 
 
 @pytest.fixture(scope="session")

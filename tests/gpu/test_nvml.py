@@ -52,6 +52,7 @@ def test_identity_and_sample(gpu: nvml.Gpu) -> None:
         assert 0 < sample.temperature_c < 110
 
 
+@pytest.mark.usefixtures("before_our_context")
 def test_a_quiet_gpu_is_quiet(gpu: nvml.Gpu) -> None:
     watch, _ = nvml.watch(devices.facts(0).uuid)
     assert watch
