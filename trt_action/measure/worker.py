@@ -12,9 +12,10 @@ import statistics
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,11 @@ from trt_action.engine.backend import Array, Backend, Loadable, Session
 from trt_action.errors import MeasureError
 from trt_action.inputs import quote
 from trt_action.process import Channel, Message
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    Stream = tuple[Session, Executor]
 
 WINDOW_ITERATIONS = 5
 WINDOW_NS = 10_000_000
@@ -55,7 +61,7 @@ class Worker:
         self._loadable: Loadable
         self._feeds: dict[str, Array] = {}
         self._session: Session | None = None
-        self._more: list[Session] = []
+        self._streams: list[Stream] = []
         self._cpu_clock: Callable[[], int] = time.thread_time_ns
         self._first: dict[str, tuple[int, int]] = {}
 
@@ -135,18 +141,21 @@ class Worker:
         return {**found, "seconds": (time.perf_counter_ns() - begin) / 1e9}
 
     def streams(self, concurrency: int) -> Message:
-        """Load sessions until there are `concurrency`, and warm them up."""
-        while 1 + len(self._more) < concurrency:
-            session = self._backend.load(self._loadable)
-            self._more.append(session)
+        """Load sessions until there are `concurrency`, each with a thread, and warm them up there: what a runtime keeps
+        by thread (handles, a captured CUDA graph) stays for all windows. One after the other, as graphs are captured."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        while len(self._streams) < concurrency:
+            session = self._backend.load(self._loadable) if self._streams else self._ready()
+            self._streams.append((session, ThreadPoolExecutor(max_workers=1)))
             session.bind(self._feeds)
-            warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
+            self._streams[-1][1].submit(_warm_up_stream, session).result()
         return {}
 
     def throughput(self, seconds: float, rewarm_ns: int) -> Message:
         """Closed loop: every thread has its own session and sends its next request when the last one returned. Untimed
         requests of each for `rewarm_ns` (none if 0) come before."""
-        requests, elapsed = _closed_loop([self._ready(), *self._more], seconds, rewarm_ns)
+        requests, elapsed = _closed_loop(self._streams, seconds, rewarm_ns)
         return {"requests": requests, "seconds": elapsed}
 
     def check(self) -> Message:
@@ -210,8 +219,11 @@ class Worker:
 
     def close(self) -> None:
         """Free the engine, so that a reload starts from nothing."""
-        while self._more:
-            self._more.pop().close()
+        while self._streams:
+            session, thread = self._streams.pop()
+            thread.shutdown()
+            if session is not self._session:
+                session.close()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -297,21 +309,28 @@ def _run_for(run: Callable[[], None], nanoseconds: int) -> int:
     return count
 
 
-def _closed_loop(sessions: list[Session], seconds: float, rewarm_ns: int) -> tuple[int, float]:
-    """Completed calls of all threads after the untimed ones, and the time from the common start to the last completion (s)."""
-    counts = [0] * len(sessions)
-    ends = [0.0] * len(sessions)
+def _warm_up_stream(session: Session) -> None:
+    with device.current(session):
+        warm_up(session.run, MIN_WARMUP_NS, 10 * MIN_WARMUP_NS)
+
+
+def _closed_loop(streams: Sequence[Stream], seconds: float, rewarm_ns: int) -> tuple[int, float]:
+    """Completed calls of all threads after the untimed ones, and the time from the first start to the last completion (s)."""
+    counts = [0] * len(streams)
+    starts, ends = [0.0] * len(streams), [0.0] * len(streams)
     failures: list[BaseException] = []
-    barrier = threading.Barrier(len(sessions) + 1)
+    barrier = threading.Barrier(len(streams) + 1)
 
     def drive(index: int) -> None:
-        run = sessions[index].run
+        session, _ = streams[index]
+        run = session.run
         try:
-            with device.current(sessions[index]):
+            with device.current(session):
                 if rewarm_ns:
                     _run_for(run, rewarm_ns)
                 barrier.wait()
-                deadline = time.perf_counter() + seconds
+                starts[index] = time.perf_counter()
+                deadline = starts[index] + seconds
                 while time.perf_counter() < deadline or counts[index] == 0:
                     run()
                     counts[index] += 1
@@ -320,17 +339,14 @@ def _closed_loop(sessions: list[Session], seconds: float, rewarm_ns: int) -> tup
             barrier.abort()  # who waits for this thread waits no longer
         ends[index] = time.perf_counter()
 
-    threads = [threading.Thread(target=drive, args=(index,)) for index in range(len(sessions))]
-    for thread in threads:
-        thread.start()
+    driven = [thread.submit(drive, index) for index, (_, thread) in enumerate(streams)]
     with suppress(threading.BrokenBarrierError):
         barrier.wait()
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.join()
+    for one in driven:
+        one.result()
     if failures:
         raise next((error for error in failures if not isinstance(error, threading.BrokenBarrierError)), failures[0])
-    return sum(counts), max(ends) - begin
+    return sum(counts), max(ends) - min(starts)
 
 
 def _signatures(outputs: dict[str, Array]) -> dict[str, tuple[int, int]]:
