@@ -39,19 +39,21 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output. `profile`: (min, opt, max) of a dynamic input. `host`: its values are sizes."""
+    """An input or output. `profile`: (min, opt, max) of a dynamic input. `host`: its values are sizes, and `values` their
+    (min, opt, max)."""
 
     name: str
     dtype: str
     shape: Shape
     profile: tuple[Shape, Shape, Shape] | None = None
     host: bool = False
+    values: tuple[Shape, Shape, Shape] | None = None
 
 
 @dataclass
 class Network:
-    """What an engine computes. `shapes` gives output shapes from the inputs' (and the values of host inputs); -1 = it
-    depends on the values. `layers` are (name, ms)."""
+    """What an engine computes. `shapes` gives output shapes from the inputs' (and the values of host inputs), or a
+    ValueError where they are impossible; -1 = it depends on the values. `layers` are (name, ms)."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -262,7 +264,13 @@ class ICudaEngine(_Object):
     def get_tensor_profile_values(self, name: int, profile_index: str) -> list[list[int]]:
         """Named the wrong way round, as in the bindings: the first takes the number, the second the name."""
         assert isinstance(name, int)
-        return [list(values) for values in self._ports[profile_index].profile or ()]
+        if not self.is_shape_inference_io(profile_index) or self.get_tensor_mode(profile_index).name != "INPUT":
+            raise RuntimeError("Binding index does not correspond to an input shape tensor.")
+        return [list(values) for values in self._ports[profile_index].values or ()]
+
+    def is_shape_inference_io(self, name: str) -> bool:
+        self._alive()
+        return self._ports[name].host
 
     def create_execution_context(self) -> IExecutionContext | None:
         return self._context()
@@ -390,6 +398,9 @@ class IExecutionContext(_Object):
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._alive()
         assert isinstance(memory, int)
+        if self._on_host(name) and self._on_device(memory):
+            self._module.violations.append(f"{name} is read by the host, and its address is on the device")
+            return self._refuse(f"The address of {name} is not in host memory.")
         self._addresses[name] = memory
         return True
 
@@ -400,7 +411,19 @@ class IExecutionContext(_Object):
 
     def infer_shapes(self) -> list[str]:
         self._alive()
-        return self._missing()
+        if missing := self._missing():
+            return missing
+        try:
+            self._module.network.shapes(self._shapes, self._host_values())
+        except ValueError as error:
+            self._refuse(str(error))
+            raise RuntimeError("infer_shapes error code: -1") from None
+        hosted = [port.name for port in self._module.network.outputs if port.host and port.name in self._addresses]
+        if hosted:
+            results = self._module.network.function(self._host_values())
+            for name in hosted:
+                self._write_on_host(name, results[name])
+        return []
 
     def get_tensor_shape(self, name: str) -> Shape:
         self._alive()
@@ -438,8 +461,26 @@ class IExecutionContext(_Object):
     def _compute(self) -> None:
         self._alive()
         for name, array in self._module.network.function(self._read()).items():
+            if self._on_host(name):
+                self._write_on_host(name, array)
+                continue
             content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self._module.gpu.device(self._where(name), content.nbytes)[:] = content
+
+    def _on_host(self, name: str) -> bool:
+        network = self._module.network
+        return any(port.host for port in (*network.inputs, *network.outputs) if port.name == name)
+
+    def _on_device(self, memory: int) -> bool:
+        blocks = self._module.gpu._memory.items()
+        return any(start <= memory < start + max(block.nbytes, 1) for start, block in blocks)
+
+    def _write_on_host(self, name: str, array: Array) -> None:
+        pinned = self._module.gpu._pinned.get(self._addresses[name])
+        if pinned is None:
+            self._module.violations.append(f"{name} was written where no host memory is any more")
+        else:
+            pinned[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     def _grow(self, results: Mapping[str, Array], stream: int) -> bool:
         for name, reference in self._allocators.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -114,13 +114,14 @@ def _nothing(*_: object) -> None:
 class BuildContext:
     """What a build knows besides graph and options.
 
-    `name`: what messages call the model; empty = its file's name. `shapes`: `min`, `opt` and `max` of every input. `cache`: a folder for what makes later builds faster, or None.
+    `name`: what messages call the model; empty = its file's name. `shapes`: `min`, `opt` and `max` of every input, and of one
+    that holds sizes its `values`, likewise. `cache`: a folder for what makes later builds faster, or None.
     `progress`: as `process.Progress`. `warn`: a sentence for the report.
     """
 
     precision: str = "fp32"
     name: str = ""
-    shapes: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cache: Path | None = None
     progress: Callable[[str, float | None], None] = _nothing
     warn: Callable[[str], None] = _nothing

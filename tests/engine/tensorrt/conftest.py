@@ -40,13 +40,40 @@ def positive() -> Network:
     )
 
 
-def reshaping() -> Network:
-    """`x` float32 [6] and `size` int64 [2], which holds the shape of `y`."""
+def scaling() -> Network:
+    """`x` float32 [] → `y` = 2 x."""
     return Network(
-        inputs=(Port("x", "FLOAT", (6,)), Port("size", "INT64", (2,), host=True)),
+        inputs=(Port("x", "FLOAT", ()),),
+        outputs=(Port("y", "FLOAT", ()),),
+        function=lambda feeds: {"y": feeds["x"] * 2},
+        shapes=lambda shapes, values: {"y": ()},
+    )
+
+
+def reshaping() -> Network:
+    """`x` float32 [6] and `size` int64 [2] from 1 to 6, which holds the shape of `y`."""
+
+    def shapes(known: Any, values: Any) -> dict[str, tuple[int, ...]]:
+        first, second = (int(size) for size in values["size"])
+        if first * second != 6:
+            raise ValueError(f"reshape would change volume 6 to {first * second}")
+        return {"y": (first, second)}
+
+    return Network(
+        inputs=(Port("x", "FLOAT", (6,)), Port("size", "INT64", (2,), host=True, values=((1, 1), (2, 3), (6, 6)))),
         outputs=(Port("y", "FLOAT", (-1, -1)),),
         function=lambda feeds: {"y": feeds["x"].reshape(feeds["size"])},
-        shapes=lambda shapes, values: {"y": tuple(int(size) for size in values["size"])},
+        shapes=shapes,
+    )
+
+
+def counting() -> Network:
+    """`limit` int32 [] from 1 to 64 → `y` = 0, 1, …, and `twice` = 2 `limit`, which the host computes; nothing else."""
+    return Network(
+        inputs=(Port("limit", "INT32", (), host=True, values=((1,), (8,), (64,))),),
+        outputs=(Port("y", "INT32", (-1,)), Port("twice", "INT32", (), host=True)),
+        function=lambda feeds: {"y": np.arange(int(feeds["limit"]), dtype=np.int32), "twice": feeds["limit"] * 2},
+        shapes=lambda shapes, values: {"y": (int(values["limit"]),), "twice": ()},
     )
 
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 ADA = TensorRTOptions(compute_capabilities=("8.9",))
 OPTIONS = RuntimeOptions(device="cuda:0", tensorrt=ADA)
-Sizes = dict[str, dict[str, list[int]]]
+Sizes = dict[str, dict[str, Any]]
 
 
 def compiled(path: Path, out: Path, shapes: Sizes | None = None, **changed: Any) -> Path:
@@ -46,6 +46,19 @@ def compiled(path: Path, out: Path, shapes: Sizes | None = None, **changed: Any)
 
 def fixed(**shapes: list[int]) -> Sizes:
     return {name: {"min": shape, "opt": shape, "max": shape} for name, shape in shapes.items()}
+
+
+def holding(name: str, values: list[list[int]]) -> Sizes:
+    """An input of one axis that holds sizes: their `min`, `opt` and `max`."""
+    shape = [len(values[1])]
+    return {
+        name: {
+            "min": shape,
+            "opt": shape,
+            "max": shape,
+            "values": dict(zip(("min", "opt", "max"), values, strict=True)),
+        }
+    }
 
 
 def obtain(path: Path, work: Path, recipe: Recipe, shapes: Any = None, **changed: Any) -> BuiltEngine:
@@ -109,6 +122,92 @@ def test_external_data_is_found_beside_the_model(save: Save, tmp_path: Path) -> 
     assert compiled(outside, tmp_path / "a").read_bytes() == compiled(inside, tmp_path / "b").read_bytes()
 
 
+def _values(name: str, shape: list[Any], kind: int = TensorProto.INT64) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _driven(save: Save) -> dict[str, Path]:
+    """Models with an input whose values decide a shape."""
+    stored = [numpy_helper.from_array(np.array(value, kind), name) for name, value, kind in
+              (("zero", 0, np.int32), ("one", 1, np.int32), ("last", [1], np.int64), ("from", [0], np.int64))]  # fmt: skip
+    reshape = helper.make_node("Reshape", ["x", "size"], ["y"])
+    small, size = _io([2, 3])[0], _values("size", [2])
+    image = _io(["N", 3, 8, 8])[0]
+    counts = [
+        helper.make_node("Range", ["zero", "limit", "one"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=F32),
+        helper.make_node("Add", ["f", "x"], ["y"]),
+    ]
+    also = [reshape, helper.make_node("Cast", ["size"], ["f"], to=F32), helper.make_node("ReduceSum", ["f"], ["z"])]
+    cast = [
+        helper.make_node("Cast", ["size"], ["s"], to=TensorProto.INT64),
+        helper.make_node("Expand", ["x", "s"], ["y"]),
+    ]
+    total = helper.make_tensor_value_info("z", F32, [1])
+    return {
+        "reshape": save([reshape], [*small, size], _io(["a", "b"])[1], name="reshape.onnx"),
+        "resize": save([helper.make_node("Resize", ["x", "", "", "size"], ["y"], mode="nearest")], [*image, _values("size", [4])], _io(["N", 3, "h", "w"])[1], name="resize.onnx"),
+        "range": save(counts, [*_io([1])[0], _values("limit", [], TensorProto.INT32)], _io(["n"])[1], stored[:2], name="range.onnx"),
+        "expand": save(cast, [*_io([1, 3])[0], _values("size", [2], TensorProto.INT32)], _io(["a", 3])[1], name="expand.onnx"),
+        "both": save(also, [*small, size], [*_io(["a", "b"])[1], total], name="both.onnx"),
+        "topk": save([helper.make_node("TopK", ["x", "size"], ["y", "i"])], [*_io(["N", 16])[0], _values("size", [1])], [*_io(["N", "k"])[1], _values("i", ["N", "k"])], name="topk.onnx"),
+        "slice": save([helper.make_node("Slice", ["x", "from", "size", "last"], ["y"])], [*_io([1, 16])[0], _values("size", [1])], _io([1, "n"])[1], stored[2:], name="slice.onnx"),
+    }  # fmt: skip
+
+
+DRIVEN: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {
+    "reshape": ({"size": {"min": [1, 1], "opt": [3, 2], "max": [6, 6]}}, {"y": [3, 2]}),
+    "resize": ({"size": {"min": [1, 3, 8, 8], "opt": [4, 3, 12, 10], "max": [8, 3, 32, 32]}}, {"y": [4, 3, 12, 10]}),
+    "range": ({"limit": {"min": [1], "opt": [5], "max": [64]}}, {"y": [5]}),
+    "expand": ({"size": {"min": [1, 3], "opt": [4, 3], "max": [8, 3]}}, {"y": [4, 3]}),
+    "both": ({"size": [6, 1]}, {"y": [6, 1], "z": [1]}),
+    "topk": ({"size": {"min": [1], "opt": [2], "max": [16]}}, {"y": [4, 2], "i": [4, 2]}),
+    "slice": ({"size": {"min": [1], "opt": [9], "max": [16]}}, {"y": [1, 9]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DRIVEN)
+def test_inputs_whose_values_decide_shapes(save: Save, tmp_path: Path, case: str) -> None:
+    """A real build for their range, and a real run of the same feeds by ONNX Runtime; the fixed axes of a batch of 4."""
+    path = _driven(save)[case]
+    values, expected = DRIVEN[case]
+    shapes = {name: {"values": value} for name, value in values.items()}
+    model = models.load(path, label=case, shapes=shapes, batch_size=4)
+    arguments: dict[str, Any] = {"backend": "tensorrt-rtx", "options": OPTIONS, "timeout": 120}
+    built = engine.obtain(model, Recipe("fp32"), None, cache=Cache(None, 1), work_dir=tmp_path / "a", **arguments)
+    other = {name: {"values": _opt(value)} for name, value in values.items()}
+    again = models.load(path, label=case, shapes=other, batch_size=4)
+    record = engine.obtain(
+        again, Recipe("fp32"), None, cache=Cache(None, 1), work_dir=tmp_path / "b", **arguments
+    ).record
+    assert (record.cache_key == built.record.cache_key) == (other == shapes)
+    feeds = data.example_feeds(model.info, 0, None)
+    for one in (engine.reference(model), engine.baseline(model, RuntimeOptions())):
+        session = engine.backend("onnxruntime").load(one)
+        session.bind(feeds)
+        session.run()
+        assert {name: list(array.shape) for name, array in session.fetch().items()} == expected
+        session.close()
+
+
+def _opt(value: Any) -> list[int]:
+    return list(value["opt"] if isinstance(value, dict) else value)
+
+
+def test_half_precision_keeps_sizes_whole(save: Save, tmp_path: Path) -> None:
+    shapes = {"size": {"values": {"min": [1, 3, 8, 8], "opt": [4, 3, 12, 10], "max": [8, 3, 32, 32]}}}
+    weights = [numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w")]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Resize", ["c", "", "", "size"], ["y"], mode="nearest"),
+    ]
+    path = save(
+        nodes, [*_io(["N", 3, 8, 8])[0], _values("size", [4])], _io(["N", 3, "h", "w"])[1], weights, name="half.onnx"
+    )
+    built = obtain(path, tmp_path, Recipe("fp16"), shapes)
+    assert built.record.achieved_precision.nodes == {"fp16": 1}
+
+
 def _io(shape: list[Any], kind: int = F32) -> tuple[list[Any], list[Any]]:
     x, y = (helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y"))
     return [x], [y]
@@ -130,11 +229,14 @@ def _graphs(save: Save) -> dict[str, Path]:
         helper.make_node("Unique", ["x"], ["u"], name="uniq"),
         helper.make_node("Unsqueeze", ["u", "zero"], ["y"]),
     ]
+    relu = helper.make_node("Relu", ["x"], ["y"])
     return {
         "custom": save(custom, *static, name="custom.onnx"),
         "unsupported": save(unique, static[0], _io([1, "n"])[1], [numpy_helper.from_array(np.array([0], np.int64), "zero")], name="u.onnx"),
-        "dynamic": save([helper.make_node("Relu", ["x"], ["y"])], *dynamic, name="dynamic.onnx"),
+        "dynamic": save([relu], *dynamic, name="dynamic.onnx"),
         "sizes": save([helper.make_node("Reshape", ["x", "s"], ["y"])], [*static[0], sizes], _io(["a", "b"])[1], name="s.onnx"),
+        "open sizes": save([helper.make_node("Reshape", ["x", "s"], ["y"])], [*static[0], _values("s", ["k"])], _io(["a", "b"])[1], name="o.onnx"),
+        "ids": save([helper.make_node("Cast", ["s"], ["y"], to=F32)], [sizes], _io([2])[1], name="ids.onnx"),
         "float sizes": save([resize], [*static[0], scales], _io(["a", "b"])[1], name="r.onnx"),
         "slice": save([part], static[0], _io([2, 4])[1], ends, name="slice.onnx"),
         "int16": save([helper.make_node("Cast", ["x"], ["y"], to=F32)], _io([4], TensorProto.INT16)[0], _io([4])[1], name="i16.onnx"),
@@ -154,7 +256,12 @@ BAD: dict[str, tuple[Sizes, dict[str, Any], type[TrtActionError], str]] = {
     "dynamic/rank": (fixed(x=[4]), {}, BuildError, r"the graph declares \[-1, 4\]"),
     "dynamic/axis": (fixed(x=[2, 5]), {}, BuildError, r"opt \[2, 5\], .* the graph declares \[-1, 4\]"),
     "sizes": ({}, {}, BuildError, "Input `s` holds sizes, not data"),
-    "float sizes": ({}, {}, BuildError, "Input `sc` of `r.onnx` holds sizes, not data"),
+    "sizes/fewer": (holding("s", [[4], [4], [4]]), {}, BuildError, r"values of input `s` do not fit: .* it holds 2"),
+    "sizes/order": (holding("s", [[4, 4], [2, 8], [16, 1]]), {}, BuildError, "values of input `s` do not fit: min"),
+    "sizes/opt": (holding("s", [[1, 1], [4, 5], [16, 16]]), {}, BuildError, "The `opt` shapes and values in `shapes` do not go together"),
+    "open sizes": (holding("s", [[1, 1], [4, 4], [16, 16]]), {}, BuildError, "leaves open how many"),
+    "ids": (holding("s", [[1, 1], [4, 4], [16, 16]]), {}, BuildError, "`values` of input `s`, which holds no sizes"),
+    "float sizes": ({}, {}, BuildError, "Input `sc` of `r.onnx` holds sizes, not data, in a type that"),
     "slice": ({}, {}, BuildError, "cannot read `slice.onnx`: operator `Slice` .*misaligns with the shape of input axes"),
     "int16": ({}, {}, BuildError, "does not support an input, an output or a weight of `i16.onnx`"),
     "double": ({}, {}, BuildError, "`x` of `double.onnx` is float64"),
@@ -176,6 +283,9 @@ def test_what_cannot_be_built_is_said_with_its_cause(save: Save, tmp_path: Path,
     assert "/_src/" not in f"{error.what} {error.why}"
     assert "driver" not in f"{error.what} {error.why}"  # there is none here, and it is not the cause
     assert ("`axes`" in error.fix) == (case == "slice")
+    assert ('`shapes: {"s": {"values": {"min": […, …], "opt": […, …], "max": […, …]}}}`' in error.fix) == (
+        case == "sizes"
+    )
     assert not (tmp_path / "engine.plan").exists()
 
 

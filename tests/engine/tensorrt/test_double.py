@@ -134,3 +134,21 @@ def test_sizes_on_the_host_are_asked_for() -> None:
     assert context.get_tensor_shape("y") == (-1,)
     assert engine.get_tensor_location("size").name == "HOST"
     assert SimpleNamespace(name="x").name == "x"
+
+
+def test_an_input_that_holds_sizes_has_no_address_on_the_device() -> None:
+    gpu = FakeCuda()
+    module = FakeTensorRT(gpu, reshaping())
+    logger = _logger(module)
+    runtime = double.Runtime(module, logger)
+    engine = runtime.deserialize_cuda_engine(module.plan())
+    assert engine is not None
+    context = engine.create_execution_context()
+    assert context is not None
+    pointer = gpu.allocate(64)
+    assert context.set_tensor_address("x", pointer)
+    assert not context.set_tensor_address("size", pointer + 16)
+    assert module.violations == ["size is read by the host, and its address is on the device"]
+    with pytest.raises(RuntimeError, match="input shape tensor"):
+        engine.get_tensor_profile_values(0, "x")
+    assert engine.get_tensor_profile_values(0, "size") == [[1, 1], [2, 3], [6, 6]]

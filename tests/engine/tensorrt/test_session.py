@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.doubles.tensorrt import IExecutionContext, Network, Port
-from tests.engine.tensorrt.conftest import Make, doubling, positive, reshaping, x
+from tests.engine.tensorrt.conftest import Make, counting, doubling, positive, reshaping, scaling, x
 from trt_action import engine
 from trt_action.engine.backend import BuildContext, Loadable, RuntimeOptions
 from trt_action.engine.tensorrt.backend import TensorRTRtxBackend
@@ -100,14 +100,72 @@ def test_no_memory_for_a_growing_output_is_said(bench: Make, monkeypatch: pytest
     b.finish()
 
 
-def test_inputs_that_hold_sizes_stay_on_the_host(bench: Make) -> None:
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_inputs_that_hold_sizes_stay_on_the_host(bench: Make, cuda_graph: bool) -> None:
     b = bench(reshaping())
-    session = b.load()
+    session = b.load(cuda_graph=cuda_graph)
     data = np.arange(6, dtype=np.float32)
     for size in ([2, 3], [3, 2], [6, 1]):
         session.bind({"x": data, "size": np.array(size, np.int64)})
         session.run()
         np.testing.assert_array_equal(session.fetch()["y"], data.reshape(size))
+    before = len(b.gpu.calls("allocate"))
+    session.bind({"x": data + 1, "size": np.array([6, 1], np.int64)})  # as large as before: nothing is made anew
+    session.run()
+    np.testing.assert_array_equal(session.fetch()["y"], (data + 1).reshape(6, 1))
+    assert len(b.gpu.calls("allocate")) == before
+    assert session.layers(2) is not None
+    b.finish()
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ([7, 1], r"`size` holds the sizes \[7, 1\]; the engine was built for values from \[1, 1\] to \[6, 6\]"),
+        ([0, 6], r"`size` holds the sizes \[0, 6\]"),
+        ([2, 2], "cannot run these sizes: reshape would change volume 6 to 4"),
+    ],
+)
+@pytest.mark.parametrize("way", ["bind", "infer"])
+def test_sizes_that_the_engine_does_not_take(bench: Make, way: str, size: list[int], words: str) -> None:
+    b = bench(reshaping())
+    session = b.load()
+    data = np.arange(6, dtype=np.float32)
+    good: dict[str, Any] = {"x": data, "size": np.array([2, 3], np.int64)}
+    session.infer(good)
+    for _ in range(2):
+        with pytest.raises(DataError, match=words):
+            getattr(session, way)({"x": data, "size": np.array(size, np.int64)})
+        with pytest.raises(BuildError):
+            session.run()
+    np.testing.assert_array_equal(session.infer(good)["y"], data.reshape(2, 3))
+    b.finish()
+
+
+def test_a_single_number_is_a_size_and_an_output_may_be_one(bench: Make) -> None:
+    """Not one buffer of the inputs is on the device; `twice` is written by the host, when shapes are inferred."""
+    b = bench(counting())
+    session = b.load()
+    for limit in (3, 1, 64):
+        outputs = session.infer({"limit": np.array(limit, np.int32)})
+        assert outputs["y"].tolist() == list(range(limit))
+        assert outputs["twice"] == 2 * limit
+        assert outputs["twice"].shape == ()
+    with pytest.raises(DataError, match=r"`limit` holds the sizes \[65\]; .* from \[1\] to \[64\]"):
+        session.bind({"limit": np.array(65, np.int32)})
+    session.bind({"limit": np.array(2, np.int32)})
+    assert session.device_times(2) is not None
+    b.finish()
+
+
+def test_a_single_number_on_the_device(bench: Make) -> None:
+    b = bench(scaling())
+    outputs = b.load().infer({"x": np.array(3, np.float32)})
+    assert outputs["y"] == 6
+    session = b.load()
+    session.bind({"x": np.array(4, np.float32)})
+    session.run()
+    assert session.fetch()["y"].shape == ()
     b.finish()
 
 

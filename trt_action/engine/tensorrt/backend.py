@@ -99,7 +99,7 @@ class TensorRTBackend:
         context.progress("compiling kernels for this GPU", None)
         session = self._open(trt, plan.name, loading.Contents(plan.read_bytes(), b""), options)
         try:
-            session.bind({tensor.name: _zeros(tensor, context) for tensor in session.inputs})
+            session.bind({tensor.name: _example(tensor, context) for tensor in session.inputs})
             session.run()
             compiled = session.compiled()
         finally:
@@ -166,10 +166,13 @@ def _needs_gpu(flavour: Flavour, error: BackendUnavailableError) -> BackendUnava
     )
 
 
-def _zeros(tensor: Tensor, context: BuildContext) -> Array:
-    """At the measured shape."""
-    shape = context.shapes[tensor.name]["opt"] if tensor.name in context.shapes else tensor.shape
-    return np.zeros([int(dim or 1) for dim in shape], numpy_dtype(tensor.dtype))
+def _example(tensor: Tensor, context: BuildContext) -> Array:
+    """Zeros at the measured shape; sizes as they are measured."""
+    known = context.shapes.get(tensor.name, {})
+    shape = [int(dim or 1) for dim in known.get("opt", tensor.shape)]
+    if values := known.get("values"):
+        return np.array(values["opt"], numpy_dtype(tensor.dtype)).reshape(shape)
+    return np.zeros(shape, numpy_dtype(tensor.dtype))
 
 
 def _numbers(capability: str) -> tuple[int, int]:

@@ -77,6 +77,8 @@ def _compile(
     builder = held.add(causes.made(trt.Builder, logger, said, situation))
     network = held.add(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)))
     parser = held.add(trt.OnnxParser(network, logger))
+    if any(known.get("values") for known in context.shapes.values()):
+        configure.check_lengths(_declared(prepared), context.shapes)
     _parse(parser, network, prepared, said, situation)
     config = held.add(builder.create_builder_config())
     configure.apply(
@@ -116,6 +118,14 @@ def _parse(parser: Any, network: Any, prepared: Path, said: Log, situation: Situ
             fix="Check the file with `onnx.checker.check_model(path, full_check=True)`.",
         )
     _refuse_double(prepared, situation.name)
+
+
+def _declared(prepared: Path) -> dict[str, list[int | None]]:
+    """Shapes of the graph's inputs; None = open."""
+    return {
+        value.name: [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+        for value in onnx_files.structure(prepared).graph.input
+    }
 
 
 def _refuse_double(prepared: Path, name: str) -> None:

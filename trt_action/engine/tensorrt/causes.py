@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from re import Match
 from typing import Any
 
+from trt_action.engine.tensorrt.configure import sizes_unknown
 from trt_action.engine.tensorrt.log import Log
 from trt_action.errors import BackendUnavailableError, BuildError, OutOfMemoryError, TrtActionError
 from trt_action.inputs import quote
@@ -130,10 +131,23 @@ def _no_profile(situation: Situation, match: Match[str], words: str, log: Log) -
 
 def _shape_values(situation: Situation, match: Match[str], words: str, log: Log) -> TrtActionError:
     return BuildError(
-        f"Input {quote(match['name'])} of {quote(situation.name)} holds sizes, not data: {situation.title} must know its "
-        "values when it builds.",
+        f"Input {quote(match['name'])} of {quote(situation.name)} holds sizes, not data, in a type that "
+        f"{situation.title} does not take sizes in.",
         why=words,
-        fix="Make these sizes constants of the model, or axes of another input.",
+        fix="Export the model with int64 sizes there (of a Resize: `sizes` in place of `scales`), or make them constants.",
+    )
+
+
+def _no_values(situation: Situation, match: Match[str], words: str, log: Log) -> TrtActionError:
+    return sizes_unknown(match["name"])
+
+
+def _values_clash(situation: Situation, match: Match[str], words: str, log: Log) -> TrtActionError:
+    which = match["which"].lower()
+    return BuildError(
+        f"The `{which}` shapes and values in `shapes` do not go together in {quote(situation.name)}.",
+        why=words,
+        fix=f"Correct `{which}` in `shapes`: the graph must be able to run with all of them at once.",
     )
 
 
@@ -214,7 +228,8 @@ _KNOWN: tuple[tuple[re.Pattern[str], _Error], ...] = (
     (_NO_CUDA, _driver),
     (_NO_MEMORY, _out_of_memory),
     (re.compile(r"no optimization profile has been defined|has \d+ dimensions but profile"), _no_profile),
-    (re.compile(r"missing values for shape input tensor (?P<name>\S+)\."), _shape_values),
+    (re.compile(r"missing values for shape input tensor (?P<name>\S+)\."), _no_values),
+    (re.compile(r"k(?P<which>MIN|OPT|MAX) values for profile \d+ violate shape constraints"), _values_clash),
     (re.compile(r"Cannot compile for target\(s\) (?P<target>[\w, ]+), because .*datatypes: (?P<kind>\w+)"), _targets),
     (re.compile(r"Cannot compile operation '(?P<node>[^']*)' for Turing \(SM75\): (?P<what>[^.]+)"), _turing),
     (re.compile(r"Unable to load library: \S*lean\S*"), _lean),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ HARDWARE = {
     "ampere-plus": "AMPERE_PLUS",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
 }
-Ranges = Mapping[str, Mapping[str, Sequence[int]]]
-"""`min`, `opt` and `max` of every input."""
+Ranges = Mapping[str, Mapping[str, Any]]
+"""`min`, `opt` and `max` of every input, and of one that holds sizes its `values`, likewise."""
+
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def apply(
@@ -63,21 +66,27 @@ def apply(
 
 
 def add_profile(builder: Any, network: Any, config: Any, ranges: Ranges) -> None:
-    """One optimisation profile with the range of every dynamic input. TensorRT accepts min > opt without a word where it
-    is set, so the order is checked here.
+    """One optimisation profile with the range of every dynamic input: of its shape, or, where its values decide the shapes
+    of others (a shape tensor, whose own shape is fixed), of its values. TensorRT accepts min > opt without a word where
+    shapes are set, and values of an input that decides nothing: both are checked here.
 
     Raises:
-        BuildError: an input without a range, one that does not fit, or an input whose values decide shapes.
+        BuildError: an input without a range, one that does not fit, or values for an input that holds no sizes.
     """
+    for tensor in _inputs(network):
+        if not tensor.is_shape_tensor and _given_values(tensor.name, ranges):
+            raise _holds_no_sizes(tensor.name)
     dynamic = [tensor for tensor in _inputs(network) if -1 in tuple(tensor.shape) or tensor.is_shape_tensor]
     if not dynamic:
         return
     profile = builder.create_optimization_profile()
     for tensor in dynamic:
         if tensor.is_shape_tensor:
-            raise _holds_sizes(tensor.name)
-        low, opt, high = _range(tensor, ranges)
-        profile.set_shape(tensor.name, low, opt, high)
+            low, opt, high = _values(tensor, ranges)
+            profile.set_shape_input(tensor.name, low, opt, high)
+        else:
+            low, opt, high = _range(tensor, ranges)
+            profile.set_shape(tensor.name, low, opt, high)
     if config.add_optimization_profile(profile) == -1:
         raise BuildError(
             f"TensorRT refuses the shape ranges of {', '.join(quote(tensor.name) for tensor in dynamic)}.",
@@ -90,7 +99,47 @@ def _inputs(network: Any) -> list[Any]:
     return [network.get_input(index) for index in range(network.num_inputs)]
 
 
-def _range(tensor: Any, ranges: Ranges) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def check_lengths(declared: Mapping[str, Sequence[int | None]], ranges: Ranges) -> None:
+    """Before the graph is parsed: TensorRT's parser fails inside of itself on sizes whose number is open.
+
+    Args:
+        declared: shapes of the graph's inputs; None = open.
+
+    Raises:
+        BuildError: such an input.
+    """
+    for name, shape in declared.items():
+        if _given_values(name, ranges) and None in shape:
+            raise BuildError(
+                f"Input {quote(name)} holds sizes, and the model leaves open how many.",
+                why="TensorRT takes sizes from an input of a fixed length only.",
+                fix=f"Export the model with that axis fixed: {len(ranges[name]['values']['opt'])} elements.",
+            )
+
+
+def _given_values(name: str, ranges: Ranges) -> Any:
+    return ranges.get(name, {}).get("values")
+
+
+def _values(tensor: Any, ranges: Ranges) -> Range:
+    given = _given_values(tensor.name, ranges)
+    count = math.prod(tensor.shape)
+    if not given:
+        raise sizes_unknown(tensor.name, count)
+    low, opt, high = (tuple(given[key]) for key in ("min", "opt", "max"))
+    if not len(low) == len(opt) == len(high) == count or not all(
+        a <= b <= c for a, b, c in zip(low, opt, high, strict=True)
+    ):
+        raise BuildError(
+            f"The values of input {quote(tensor.name)} do not fit: min {list(low)}, opt {list(opt)}, max {list(high)}; "
+            f"it holds {count}.",
+            why="There is one for every element, and every element must keep min ≤ opt ≤ max.",
+            fix="Correct `values` in `shapes`.",
+        )
+    return low, opt, high
+
+
+def _range(tensor: Any, ranges: Ranges) -> Range:
     if tensor.name not in ranges:
         raise BuildError(
             f"Input {quote(tensor.name)} is dynamic ({list(tensor.shape)}) and has no shape range.",
@@ -112,10 +161,20 @@ def _range(tensor: Any, ranges: Ranges) -> tuple[tuple[int, ...], tuple[int, ...
     return low, opt, high
 
 
-def _holds_sizes(name: str) -> BuildError:
+def sizes_unknown(name: str, count: int | None = None) -> BuildError:
+    """`count`: how many elements the input has; None = not known."""
+    some = "[…]" if count is None else f"[{', '.join('…' * count)}]"
     return BuildError(
         f"Input {quote(name)} holds sizes, not data: TensorRT must know the range of its values when it builds.",
-        why="Its values decide the shape of another tensor (e.g. the target of a Reshape or Resize, the `k` of a TopK); "
-        "`shapes` gives ranges of shapes, not of values, so such inputs are not supported.",
-        fix="Make these sizes constants of the model, or export it with sizes taken from the shape of another input.",
+        why="Its values decide the shape of another tensor (e.g. the target of a Reshape or Resize, the `k` of a TopK).",
+        fix=f'Add the values that production uses: `shapes: {{"{name}": {{"values": {{"min": {some}, "opt": {some}, '
+        f'"max": {some}}}}}}}`; or make these sizes constants of the model.',
+    )
+
+
+def _holds_no_sizes(name: str) -> BuildError:
+    return BuildError(
+        f"`shapes` gives `values` of input {quote(name)}, which holds no sizes: no shape in the graph depends on them.",
+        why="TensorRT takes ranges of values for inputs that decide shapes only, and ignores these.",
+        fix="Remove it from `shapes`, or give its shape there.",
     )

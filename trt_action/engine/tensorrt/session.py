@@ -16,13 +16,13 @@ from trt_action.engine.cuda import Cuda, Graph
 from trt_action.engine.device import Buffer, Steps, Timeline, freed_on_failure
 from trt_action.engine.ort_session import check_feeds
 from trt_action.engine.rooms import Fit, Fits, Rooms
-from trt_action.engine.tensorrt import causes, loading, ports, profiling
+from trt_action.engine.tensorrt import causes, loading, ports, profiling, sizes
 from trt_action.engine.tensorrt.causes import Situation
 from trt_action.engine.tensorrt.lifetime import let_go
 from trt_action.engine.tensorrt.loading import Opened
 from trt_action.engine.tensorrt.outputs import Growing, allocator
 from trt_action.errors import BuildError, DataError
-from trt_action.inputs import quote, quote_all
+from trt_action.inputs import quote
 
 
 class _Call:
@@ -58,6 +58,7 @@ class TensorRTSession:
         self._resources.callback(self._timeline.close)
         self._in: dict[str, Buffer] = {}
         self._sizes: dict[str, Array] = {}
+        """Inputs and outputs that TensorRT reads and writes in the host's memory: their values decide shapes."""
         self._out: dict[str, Buffer] = {}
         self._growing: dict[str, Growing] = {}
         self._allocators: list[Any] = []
@@ -65,7 +66,8 @@ class TensorRTSession:
         self._resources.callback(self._rooms.close)
         self._known = Fits(self._rooms)
         self._shapes: tuple[tuple[int, ...], ...] | None = None
-        self._steady = not self._own_graph and not any(self._on_host(tensor.name) for tensor in self._inputs)
+        both = (*self._inputs, *self._outputs)
+        self._steady = not self._own_graph and not any(self._on_host(tensor.name) for tensor in both)
         self._steps = Steps(_nothing, _unready, _nothing)
         self._call = _Call()
         self._upload: Callable[[], None] = _nothing
@@ -125,8 +127,8 @@ class TensorRTSession:
         """In a context of its own: the one that is timed never has a profiler."""
         opened = self._check_open()
         context = loading.new_context(opened, self._situation)
-        for name in self._sizes.keys() | self._in.keys():
-            self._require(context.set_input_shape(name, self._bound_input(name).shape))
+        for tensor in self._inputs:
+            self._require(context.set_input_shape(tensor.name, self._bound_input(tensor.name).shape))
         self._set_addresses(context)
         document = profiling.inspect(self._trt, opened.engine, context)
         runs = profiling.runs(self._trt, context, self._infer_in, iterations)
@@ -200,12 +202,8 @@ class TensorRTSession:
         for tensor, shape in zip(self._inputs, shapes, strict=True):
             if not self._context.set_input_shape(tensor.name, shape):
                 raise self._out_of_profile(tensor, shape)
-        self._check_shapes()
+        sizes.infer_shapes(self._context, self._check_open().said)
         self._shapes = shapes
-
-    def _check_shapes(self) -> None:
-        if missing := self._context.infer_shapes():
-            raise BuildError(f"TensorRT cannot infer shapes: it still waits for {quote_all(missing)}.")
 
     def _on_host(self, name: str) -> bool:
         location = self._check_open().engine.get_tensor_location(name)
@@ -215,8 +213,11 @@ class TensorRTSession:
         """Same shapes, and the same values where values are sizes: all buffers can stay."""
         if not self._in and not self._sizes:
             return False
-        return all(buffer.host.shape == feeds[name].shape for name, buffer in self._in.items()) and all(
-            np.array_equal(array, feeds[name]) for name, array in self._sizes.items()
+        return all(
+            np.array_equal(self._sizes[tensor.name], feeds[tensor.name])
+            if tensor.name in self._sizes
+            else self._in[tensor.name].host.shape == feeds[tensor.name].shape
+            for tensor in self._inputs
         )
 
     def _rebind(self, feeds: Feeds) -> None:
@@ -227,23 +228,36 @@ class TensorRTSession:
             self._bind_all(feeds)
 
     def _bind_all(self, feeds: Feeds) -> None:
-        context = self._context
+        opened, context = self._check_open(), self._context
         for tensor in self._inputs:
-            array = np.ascontiguousarray(feeds[tensor.name])
+            array = feeds[tensor.name]
             if self._on_host(tensor.name):
-                self._sizes[tensor.name] = array.copy()
+                sizes.check_values(opened.engine, tensor, array)
+                self._on_the_host(tensor, array.shape)[...] = array
             else:
                 buffer = self._in[tensor.name] = Buffer(self._gpu, array.shape, array.dtype)
                 self._bound.callback(buffer.free)
             if not context.set_input_shape(tensor.name, array.shape):
                 raise self._out_of_profile(tensor, array.shape)
+        for tensor in self._outputs:
+            if self._on_host(tensor.name):  # written when shapes are inferred: never where an earlier one was
+                self._on_the_host(tensor, sizes.fixed(tensor))[...] = 0
         for name, array in self._sizes.items():
             self._require(context.set_tensor_address(name, array.ctypes.data))
-        self._check_shapes()
+        sizes.infer_shapes(context, opened.said)
         for tensor in self._outputs:
-            self._make_output(context, tensor)
+            if tensor.name not in self._sizes:
+                self._make_output(context, tensor)
         self._set_addresses(context)
         self._make_steps(context)
+
+    def _on_the_host(self, tensor: Tensor, shape: tuple[int, ...]) -> Array:
+        """Page-locked, because that is aligned as TensorRT asks for addresses, and kept: it is read in every inference."""
+        dtype = numpy_dtype(tensor.dtype)
+        raw = self._gpu.pinned(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        self._bound.callback(self._gpu.free_pinned, raw)
+        array = self._sizes[tensor.name] = raw.view(dtype).reshape(shape)
+        return array
 
     def _make_output(self, context: Any, tensor: Tensor) -> None:
         dtype, shape = numpy_dtype(tensor.dtype), tuple(context.get_tensor_shape(tensor.name))
@@ -334,6 +348,8 @@ class TensorRTSession:
         return self._sizes[name] if name in self._sizes else self._in[name].host
 
     def _host(self, name: str) -> Array:
+        if name in self._sizes:
+            return self._sizes[name]
         return self._out[name].host if name in self._out else self._growing[name].host()
 
     def _out_of_profile(self, tensor: Tensor, shape: tuple[int, ...]) -> DataError:
