@@ -132,6 +132,11 @@ def test_names_to_commit_are_whole(shown: Callable[[list[Evidence]], str]) -> No
         assert all(name in text for name in kept)
 
 
+def test_a_precision_that_holds_as_it_is_is_all_there_is_to_commit() -> None:
+    text = summary([evidence(searched(kept=[], layers=0, exclude_nodes=[]))])
+    assert "To commit, instead of searching again: `precision: int8`.\n" in text
+
+
 def test_nothing_found_nothing_to_commit() -> None:
     found = evidence(searched(found=False, kept=[]))
     assert "To commit" not in on_terminal(found)

@@ -62,9 +62,8 @@ def section(evidence: Evidence, limits: Limits) -> Section | None:
     tables = [_trials(found, limits)]
     names = f"[{', '.join(_quoted(name) for name in found.exclude_nodes)}]"
     if found.found and len(found.exclude_nodes) <= MOST_INLINE and len(names) <= limits.text:
-        lines.append(
-            f"To commit, instead of searching again: `precision: {found.precision}`, `exclude-nodes: {names}`."
-        )
+        excluded = f", `exclude-nodes: {names}`" if found.exclude_nodes else ""
+        lines.append(f"To commit, instead of searching again: `precision: {found.precision}`{excluded}.")
     elif found.found:
         lines.append(
             f"To commit, instead of searching again: `precision: {found.precision}` and these `exclude-nodes`."
