@@ -115,6 +115,12 @@ class Client:
                 f"{dialect.variable} is `{clean(api_url)[:200]}`, which is no http(s) address.",
                 fix="The runner sets it; do not override it in the workflow.",
             )
+        if not all("!" <= character <= "~" for character in self._secret):  # `http.client` would quote it in its error
+            raise SettingsError(
+                f"The token for {dialect.name} holds a character that no token has: a space, a line break, or one outside "
+                "of ASCII.",
+                fix="Set it to the token alone, without quotation marks and line ends.",
+            )
 
     def __repr__(self) -> str:
         return f"Client({self._api_url!r})"

@@ -19,7 +19,7 @@ from tests.doubles.github.server import Fault, GitHub, Identity, serve
 from tests.doubles.registry import PASSWORD, USER, Running
 from trt_action.doctor import access, docker
 from trt_action.doctor.gpus import Seen
-from trt_action.doctor.line import Check
+from trt_action.doctor.line import Check, guarded
 
 TOKEN = "ghp_canary0123456789"  # noqa: S105 - the double's own
 REPOSITORY = "acme/models"
@@ -131,6 +131,10 @@ def test_a_github_in_trouble_and_none_at_all(github: GitHub, monkeypatch: pytest
     assert check.status == "amber"
     (check,) = access.token_lines({})
     assert check.status == "green"
+    (check,) = guarded("github token", access.token_lines, {"GITHUB_TOKEN": "ghp_\nsecret"})
+    assert (check.status, "holds a character that no token has" in check.found) == ("amber", True)
+    assert "secret" not in repr(check)
+    assert "report" not in check.fix
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,14 @@ PULL = f"/repos/{REPOSITORY}/pulls/7"
 COMMENTS = f"/repos/{REPOSITORY}/issues/7/comments"
 
 
+@pytest.mark.parametrize("token", ["ghp_a\nb", "ghp_a b", "ghp_ä", "ghp_a\r"])
+def test_a_token_that_no_header_takes_is_refused_unseen(token: str) -> None:
+    with requests.Session() as session, pytest.raises(SettingsError, match="holds a character") as caught:
+        Client(session, "http://127.0.0.1:9", SecretStr(token))
+    assert "ghp_a" not in "".join(traceback.format_exception(caught.value))
+    assert "ghp_ä" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("fault", "slept"),
     [

@@ -30,7 +30,8 @@ def lines(output: Path, cache: Path | None) -> Iterator[Check]:
     yield from _quiet()
     yield from (_memory(), _folder("output folder", output, needed_for="the report"))
     if cache is None:
-        yield line("engine cache", "amber", "off", "Set `cache: auto`; every run builds anew without it.")
+        fix = "Set HOME, or TRT_ACTION_CACHE to a folder of your own: every run builds anew without it."
+        yield line("engine cache", "amber", "off: this user has no home folder", fix)
     else:
         yield _folder("engine cache", cache, needed_for="built engines")
     yield _folder("temporary folder", Path(tempfile.gettempdir()), needed_for="graphs and engines in the making")
