@@ -7,7 +7,7 @@ import pytest
 
 from tests.history.samples import commit, level, points, run
 from tests.report import samples
-from trt_action.evidence import Evidence, ShapeRange
+from trt_action.evidence import Evidence, ShapeRange, ValueRange
 from trt_action.history import series
 from trt_action.history.points import Point, point
 
@@ -117,6 +117,17 @@ def test_the_legs_of_a_matrix_are_trends_of_their_own() -> None:
         ("tensorrt", "fp16", "1×1×8×8", 8),
     ]
     assert [(one.breaks, one.changes) for one in found] == [((), ())] * 3
+
+
+def test_sizes_that_an_input_holds_are_measured_shapes() -> None:
+    evidence = run(0, 1.0)
+    assert evidence.model is not None
+    values = ValueRange(min=[1, 1], opt=[8, 16], max=[64, 64])
+    shapes = {**evidence.model.shapes, "size": ShapeRange(min=[2], opt=[2], max=[2], values=values)}
+    made = point(evidence.model_copy(update={"model": evidence.model.model_copy(update={"shapes": shapes})}), "x")
+    assert isinstance(made, Point)
+    assert made.key.shapes.endswith(", [8, 16]")
+    assert made.conditions["values of size"] == "[8, 16]"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from tests.report import samples
 from trt_action.errors import SettingsError
-from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo
+from trt_action.evidence import ModelInfo, ShapeRange, TensorInfo, ValueRange
 from trt_action.publish import triton
 
 
@@ -59,6 +59,22 @@ def test_batch_and_dimensions(
     assert list(found.output[0].dims) == output_dims
     assert found.platform == triton.PLATFORMS[backend]
     assert found.default_model_filename == "model.plan"
+
+
+def test_inputs_that_hold_sizes_are_marked_for_plans_and_never_batched() -> None:
+    info = model({"x": [N, 8], "size": [N]}, {"y": [N, "t"]}, {"x": ([1, 8], [64, 8]), "size": ([1], [2])})
+    assert read(info).max_batch_size == 2
+    shapes = {
+        **info.shapes,
+        "size": info.shapes["size"].model_copy(update={"values": ValueRange(min=[1, 1], opt=[2, 4], max=[8, 8])}),
+    }
+    info = info.model_copy(update={"shapes": shapes})
+    found = read(info)
+    assert found.max_batch_size == 0
+    assert [tensor.is_shape_tensor for tensor in found.input] == [False, True]
+    found = read(info, "onnxruntime", on_gpu=False)
+    assert found.max_batch_size == 0
+    assert not any(tensor.is_shape_tensor for tensor in found.input)
 
 
 def test_a_scalar_per_row_is_reshaped() -> None:

@@ -94,20 +94,25 @@ def version(
     self_test: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     evidence: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    values: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> Path:
     """A version folder as `engine/kept.py` writes it (test_folder.py holds the two together); open axes are 1 to
-    `largest`."""
+    `largest`. `values`: of inputs that hold sizes, by name."""
     import onnxruntime
 
     folder.mkdir(parents=True, exist_ok=True)
     data = proto.SerializeToString()
     (folder / "engine.onnx").write_bytes(data)
-    shapes = {}
+    shapes: dict[str, Any] = {}
     for tensor in proto.graph.input:
         dims = [(d.dim_value or None) for d in tensor.type.tensor_type.shape.dim]
         shapes[tensor.name] = {
             key: [d or open_ for d in dims] for key, open_ in (("min", 1), ("opt", 1), ("max", largest))
         }
+        if values and tensor.name in values:
+            count = len(values[tensor.name]["opt"])
+            one = dict.fromkeys(("min", "opt", "max"), [count] * len(dims))
+            shapes[tensor.name] = {**one, "values": values[tensor.name]}
     record = {
         "engine": {
             "backend": "onnxruntime",

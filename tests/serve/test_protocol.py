@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,9 +45,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     version(repository / "two" / "3", two)
     version(repository / "two" / "2", scale(1))
     version(repository / "large" / "1", scale(1, ("N", 2, "width")), largest=20_000)
+    spread = model(
+        [helper.make_node("Expand", ["x", "size"], ["y"])],
+        [("x", F32, ("N", 1)), ("size", TensorProto.INT64, ("N",))],
+        [("y", F32, ("N", "M"))],
+    )
+    sizes = {"size": {"min": [1, 1], "opt": [1, 4], "max": [2, 8]}}
+    version(repository / "spread" / "1", spread, values=sizes)
     running = start(repository, grpc=True)
     yield running
     end(running)
+
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_inputs_that_hold_sizes_are_kept_in_their_range(server: Server, over: str) -> None:
+    kind: Any = http if over == "http" else remote
+    address = server.address if over == "http" else f"127.0.0.1:{server.grpc_port}"
+    with kind.InferenceServerClient(address) as client:
+
+        def infer(size: list[int], model: str = "spread") -> Any:
+            given: dict[str, Any] = {"x": np.array([[7]], np.float32), "size": np.array(size, np.int64)}
+            inputs = [kind.InferInput(name, list(a.shape), np_to_triton_dtype(a.dtype)) for name, a in given.items()]
+            for tensor, array in zip(inputs, given.values(), strict=True):
+                tensor.set_data_from_numpy(array)
+            return client.infer(model, inputs).as_numpy("y")
+
+        assert infer([1, 8]).tolist() == [[7.0] * 8]
+        assert infer([2, 1]).shape == (2, 1)
+        for size, words in (([1, 9], "holds the sizes [1, 9]; this engine takes [1, 1] to [2, 8]"), ([-1, 1], "holds the sizes"), ([4], "is 1; this engine takes 2"), ([1] * 3, "is 3")):  # fmt: skip
+            with pytest.raises(InferenceServerException, match=re.escape(words)):
+                infer(size)
+        config = client.get_model_config("spread")
+        found = config if over == "http" else MessageToDict(config.config, preserving_proto_field_name=True)
+        assert int(found.get("max_batch_size", 0)) == 0
 
 
 def values(dtype: str) -> np.ndarray[Any, Any]:

@@ -66,7 +66,8 @@ class Value:
 @dataclass(frozen=True, order=True)
 class Key:
     """What a series is about: what was asked for, and the kind of hardware. `shapes`: each measured shape once, such as
-    `1×3×224×224`; a model that is measured at two batch sizes has two series."""
+    `1×3×224×224`, or the values `[8, 8]` of an input that holds sizes; a model that is measured at two batch sizes has
+    two series."""
 
     model: str
     gpu: str
@@ -171,14 +172,21 @@ def _conditions(evidence: Evidence) -> dict[str, str]:
             said |= part
     for name, shape in evidence.model.shapes.items() if evidence.model else ():
         said[f"shape of {name}"] = shape.opt
+        if shape.values:
+            said[f"values of {name}"] = shape.values.opt
     if head and head.throughput:
         said["batch"], said["concurrency"] = head.throughput.batch, head.throughput.concurrency
     return {_cut(str(name)): _cut(_text(value)) for name, value in sorted(said.items())[:MAX_CONDITIONS]}
 
 
 def _shapes(model: ModelInfo) -> str:
-    """Inputs mostly share theirs, and a language model has dozens of them: which input has which is a condition."""
-    return ", ".join(dict.fromkeys("×".join(map(str, one.opt)) or "scalar" for one in model.shapes.values()))
+    """Inputs mostly share theirs, and a language model has dozens of them: which input has which is a condition. Of an
+    input that holds sizes, its values."""
+    said = (
+        f"[{', '.join(map(str, one.values.opt))}]" if one.values else "×".join(map(str, one.opt)) or "scalar"
+        for one in model.shapes.values()
+    )
+    return ", ".join(dict.fromkeys(said))
 
 
 def _text(value: Any) -> str:

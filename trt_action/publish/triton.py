@@ -55,7 +55,7 @@ def config(model: ModelInfo, *, name: str, backend: str, engine_file: str, on_gp
         f"platform: {_text(platform)}",
         f"default_model_filename: {_text(engine_file)}",
         f"max_batch_size: {batch}",
-        *_tensors("input", model.inputs, batch),
+        *_tensors("input", model.inputs, batch, _holding_sizes(model) if platform == PLATFORMS["tensorrt"] else ()),
         *_tensors("output", model.outputs, batch),
         f"instance_group [ {{ kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }} ]",
     ]
@@ -67,22 +67,32 @@ def config(model: ModelInfo, *, name: str, backend: str, engine_file: str, on_gp
 def max_batch_size(model: ModelInfo, backend: str) -> int:
     """The largest batch that Triton may form; 0: it takes shapes as they are, the batch included.
 
-    Every input and output must begin with the same open axis, and a plan must take every batch from 1 on.
+    Every input and output must begin with the same open axis, no input hold sizes (they are of a whole run), and a plan
+    take every batch from 1 on.
     """
     firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in (*model.inputs, *model.outputs)}
     if len(firsts) != 1 or isinstance(next(iter(firsts)), int):
         return 0
     shapes = [model.shapes[tensor.name] for tensor in model.inputs if tensor.name in model.shapes]
-    if len(shapes) != len(model.inputs) or (backend == "tensorrt" and any(shape.min[0] > 1 for shape in shapes)):
+    if (
+        any(shape.values for shape in shapes)
+        or len(shapes) != len(model.inputs)
+        or (backend == "tensorrt" and any(shape.min[0] > 1 for shape in shapes))
+    ):
         return 0
     return min((shape.max[0] for shape in shapes), default=0)
 
 
-def _tensors(kind: str, tensors: Sequence[TensorInfo], batch: int) -> list[str]:
-    return [f"{kind} [", ",\n".join(_tensor(tensor, batch) for tensor in tensors), "]"]
+def _holding_sizes(model: ModelInfo) -> tuple[str, ...]:
+    """Inputs that a plan reads in the host's memory: Triton must be told which (`is_shape_tensor`), of plans only."""
+    return tuple(name for name, shape in model.shapes.items() if shape.values)
 
 
-def _tensor(tensor: TensorInfo, batch: int) -> str:
+def _tensors(kind: str, tensors: Sequence[TensorInfo], batch: int, on_host: Sequence[str] = ()) -> list[str]:
+    return [f"{kind} [", ",\n".join(_tensor(tensor, batch, on_host) for tensor in tensors), "]"]
+
+
+def _tensor(tensor: TensorInfo, batch: int, on_host: Sequence[str]) -> str:
     known = _TYPES.get(tensor.dtype)
     if known is None:
         raise SettingsError(
@@ -93,7 +103,8 @@ def _tensor(tensor: TensorInfo, batch: int) -> str:
     scalar = not sizes
     dims = ", ".join(map(str, sizes or [1]))
     reshape = ", reshape: { shape: [ ] }" if scalar else ""
-    return f"  {{ name: {_text(tensor.name)}, data_type: {known}, dims: [ {dims} ]{reshape} }}"
+    marked = ", is_shape_tensor: true" if tensor.name in on_host else ""
+    return f"  {{ name: {_text(tensor.name)}, data_type: {known}, dims: [ {dims} ]{reshape}{marked} }}"
 
 
 def _text(value: str) -> str:

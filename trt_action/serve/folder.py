@@ -43,11 +43,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Range:
-    """Shapes of one input in the engine's profile."""
+    """Shapes of one input in the engine's profile; `values` of an input that holds sizes, where they were given."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
+    values: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def _name(text: str) -> str:
 
 
 def _range(shapes: Mapping[str, Any]) -> Range:
-    return Range(*(tuple(int(size) for size in shapes[key]) for key in ("min", "opt", "max")))
+    low, opt, high = (tuple(int(size) for size in shapes[key]) for key in ("min", "opt", "max"))
+    return Range(low, opt, high, _range(shapes["values"]) if shapes.get("values") else None)
 
 
 def _evidence(folder: Path, recorded: str) -> Mapping[str, Any] | None:

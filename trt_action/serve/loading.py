@@ -139,13 +139,13 @@ def _batch(
 ) -> tuple[int, int | None]:
     """Rows of one run, and the fixed number of rows that requests are filled up to.
 
-    Rows share a run only if axis 0 is open on every input and output (or fixed to one size, with `pad_batches`), and
-    the engine was seen to keep them apart.
+    Rows share a run only if axis 0 is open on every input and output (or fixed to one size, with `pad_batches`), no input
+    holds sizes, and the engine was seen to keep them apart.
     """
     first = [port.shape[0] if port.shape else 0 for port in (*inputs.values(), *outputs.values())]
     thread, infer = engine
-    if not inputs or not options.batching:
-        return 1, None
+    if not inputs or not options.batching or any(port.values is not None for port in inputs.values()):
+        return 1, None  # sizes are of a whole run
     if set(first) == {-1}:
         rows, pad_to = min(port.high[0] for port in inputs.values()), None
         lowest = max(port.low[0] for port in inputs.values())

@@ -15,7 +15,7 @@ from trt_action.serve.engines import beside
 from trt_action.serve.folder import Served
 from trt_action.serve.refusal import RefusedError
 from trt_action.serve.stats import Stats
-from trt_action.serve.tensors import Port
+from trt_action.serve.tensors import Port, check_values
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "tensorrt-lean": "tensorrt_plan"}
 """Triton's names of platforms, which clients know; every other backend keeps its own name."""
@@ -41,6 +41,7 @@ class Model:
         self.inputs = inputs
         self.outputs = outputs
         self.decoder = Decoder(inputs, outputs)
+        self._holding_sizes = tuple(port for port in inputs.values() if port.values is not None)
         self.batcher = batcher
         self.stats = stats
         self.limits = limits
@@ -80,8 +81,10 @@ class Model:
 
         Raises:
             RefusedError: the model is batched, and the inputs have different numbers of rows: beside others in one run,
-                a row of one request would meet the row of another.
+                a row of one request would meet the row of another. Or an input holds sizes that are out of range.
         """
+        for port in self._holding_sizes:
+            check_values(port, feeds[port.name])
         rows = 1
         if self.limits.rows > 1:
             rows, *others = (array.shape[0] for array in feeds.values())

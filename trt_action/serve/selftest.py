@@ -81,11 +81,17 @@ def is_real(array: Array) -> bool:
 
 
 def example(inputs: Mapping[str, Port], opt: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Inputs for a first run where none were recorded: zeros, which every index and every mask allows."""
-    return {
-        name: np.full(opt[name], "", dtype=object) if port.dtype == "string" else np.zeros(opt[name], port.stored)
-        for name, port in inputs.items()
-    }
+    """Inputs for a first run where none were recorded: zeros, which every index and every mask allows; sizes as they were
+    measured."""
+    made: dict[str, Array] = {}
+    for name, port in inputs.items():
+        if port.values is not None:
+            made[name] = np.array(port.values.opt, port.stored).reshape(opt[name])
+        elif port.dtype == "string":
+            made[name] = np.full(opt[name], "", dtype=object)
+        else:
+            made[name] = np.zeros(opt[name], port.stored)
+    return made
 
 
 def rows_are_independent(infer: Infer, feeds: Mapping[str, Array], rows: int) -> bool:

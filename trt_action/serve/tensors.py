@@ -22,7 +22,8 @@ from trt_action.serve.refusal import shown
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output. `shape` -1 = open; `low`, `high` bound every axis of an input (the profile)."""
+    """One input or output. `shape` -1 = open; `low`, `high` bound every axis of an input (the profile); `values` bounds
+    what an input holds whose values decide shapes."""
 
     name: str
     dtype: str
@@ -31,6 +32,7 @@ class Port:
     low: tuple[int, ...]
     high: tuple[int, ...]
     stored: np.dtype[Any]
+    values: Range | None = None
 
     def metadata(self) -> dict[str, Any]:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
@@ -54,8 +56,11 @@ def port(tensor: Tensor, profile: Range | None, *, lower_bounds: bool, max_batch
         high[axis] = profile.max[axis] if profile is not None and known else 2**31 - 1
         if axis == 0 and max_batch is not None:
             high[axis] = max_batch
+    values = profile.values if profile is not None else None
+    if profile is not None and values is not None:
+        low, high = list(profile.opt), list(profile.opt)
     return Port(
-        tensor.name, tensor.dtype, DATATYPES[tensor.dtype], shape, tuple(low), tuple(high), stored(tensor.dtype)
+        tensor.name, tensor.dtype, DATATYPES[tensor.dtype], shape, tuple(low), tuple(high), stored(tensor.dtype), values
     )
 
 
@@ -76,6 +81,21 @@ def check_shape(wanted: Port, shape: object) -> tuple[int, ...]:
             allowed = _allowed(wanted.low[axis], wanted.high[axis])
             raise refusal.bad(f"Axis {axis} of input {shown(wanted.name)} is {size}; this engine takes {allowed}.")
     return tuple(shape)
+
+
+def check_values(wanted: Port, array: Array) -> None:
+    """Raises:
+    RefusedError: sizes out of the range that the engine was built and measured for. They decide how much memory an
+        inference takes, so this holds for every backend.
+    """
+    if wanted.values is None:
+        return
+    given = array.reshape(-1).tolist()
+    low, high = wanted.values.min, wanted.values.max
+    if not all(a <= value <= b for a, value, b in zip(low, given, high, strict=True)):
+        raise refusal.bad(
+            f"Input {shown(wanted.name)} holds the sizes {given}; this engine takes {list(low)} to {list(high)}."
+        )
 
 
 def check_names(inputs: Mapping[str, Port], given: Sequence[str]) -> None:
