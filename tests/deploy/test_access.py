@@ -17,7 +17,7 @@ from tests.deploy.conftest import TOKEN, Put
 from tests.doubles.kubernetes.certificates import Authority
 from tests.doubles.kubernetes.server import Identity, Kubernetes
 from trt_action import http
-from trt_action.deploy import access
+from trt_action.deploy import access, wanted
 from trt_action.deploy.access import Access, Asked
 from trt_action.deploy.cluster import Cluster
 from trt_action.errors import DeployError, SettingsError
@@ -260,3 +260,11 @@ def test_a_server_that_is_no_cluster(tmp_path: Path) -> None:
         asks(found)
     assert "does not answer: no connection" in caught.value.what
     assert "kubectl cluster-info" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["deploy-token", "deploy-prometheus-token", "deploy-github-token"])
+@pytest.mark.parametrize("token", ["ab\nsecret", "ab secret", "secretö"])
+def test_a_token_that_no_header_takes_is_refused_unseen(name: str, token: str) -> None:
+    with pytest.raises(SettingsError, match=f"`{name}` holds a character") as caught:
+        wanted.read(lambda asked: token if asked == name else "")
+    assert "secret" not in str(caught.value)

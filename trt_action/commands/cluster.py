@@ -82,7 +82,7 @@ def wanted(arguments: argparse.Namespace) -> Wanted:
         value = _given(arguments, flag) if flag in FLAGS else None
         return str(value).lower() if isinstance(value, bool) else str(value or "")
 
-    found = asked.read(text, lambda name: f"--{name}")
+    found = asked.read(text, lambda name: SECRETS.get(PREFIX + name, f"--{name}"))
     ca = Path(arguments.cluster_ca) if arguments.cluster_ca else None
     connection = replace(
         found.connection,

@@ -112,8 +112,8 @@ def read(text: Callable[[str], str], spelled: Callable[[str], str] = lambda name
             f"`{spelled(there[0])}` has no effect without {' or '.join(f'`{spelled(name)}`' for name in missing)}.",
             fix="Say both: who knows the numbers, and what they may be.",
         )
-    token = _secret(text, "token")
-    kubeconfig = _secret(text, "kubeconfig")
+    token = _secret(given, "token")
+    kubeconfig = _secret(given, "kubeconfig")
     wanted = Wanted(
         on=_choice("on", given),
         workload=given("workload") or None,
@@ -132,11 +132,11 @@ def read(text: Callable[[str], str], spelled: Callable[[str], str] = lambda name
         health=Health.parse(given("health")) if given("health") else None,
         rules=rules,
         prometheus_url=url or None,
-        prometheus_token=_secret(text, "prometheus-token"),
+        prometheus_token=_secret(given, "prometheus-token"),
         command=given("command") or None,
         dispatch=_dispatch(given("dispatch")),
         bump=_bump(given),
-        github_token=_secret(text, "github-token"),
+        github_token=_secret(given, "github-token"),
     )
     if not wanted.workload and (wanted.health or wanted.rules):
         raise SettingsError(
@@ -197,9 +197,17 @@ def _dispatch(text: str) -> tuple[str, str] | None:
     return found["repository"], found["type"]
 
 
-def _secret(text: Callable[[str], str], name: str) -> SecretStr | None:
-    value = text(PREFIX + name)
-    return SecretStr(value.strip() if name != "kubeconfig" else value) if value.strip() else None
+def _secret(given: _Given, name: str) -> SecretStr | None:
+    """A token is refused here if no header takes it: the library that refuses it later would quote it."""
+    if name == "kubeconfig":
+        return SecretStr(given.text(PREFIX + name)) if given(name) else None
+    value = given(name)
+    if not all("!" <= character <= "~" for character in value):
+        raise SettingsError(
+            f"`{given.spelled(name)}` holds a character that no token has: a space, a line break, or one outside of ASCII.",
+            fix="Set it to the token alone, without quotation marks and line ends.",
+        )
+    return SecretStr(value) if value else None
 
 
 def _lines(text: str) -> list[str]:
