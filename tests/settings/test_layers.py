@@ -214,6 +214,11 @@ def test_a_setting_without_effect_is_a_note(tmp_path: Path, config: str, note: s
     assert note in one.notes[0]
 
 
+def test_a_batch_size_beside_values_has_an_effect(tmp_path: Path) -> None:
+    (one,) = load(tmp_path, "model: a.onnx\nbatch-size: 2\nshapes: {size: {values: [1]}}\n")
+    assert one.notes == ()
+
+
 def test_settings_of_tensorrt_wait_in_a_config_file_for_their_backend(tmp_path: Path) -> None:
     (one,) = load(tmp_path, "model: a.onnx\nworkspace: 4GB\naux-streams: 2\ncompute-capabilities: [8.9, sm_120]\n")
     assert one.notes == ()

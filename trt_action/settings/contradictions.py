@@ -12,6 +12,7 @@ from trt_action.settings.fields import METRICS
 from trt_action.settings.llm_options import ENDPOINT
 from trt_action.settings.schema import Settings
 from trt_action.settings.units import percent_text
+from trt_action.settings.values import VALUES
 
 _FLOAT32 = {"fp32", "tf32"}
 TENSORRT = (
@@ -140,7 +141,8 @@ def _notes(s: Settings) -> Iterator[str]:
         yield f"`{unused[0]}` has no effect: `backend` is `onnxruntime`."
     if s.cuda_graph and s.device == "cpu":
         yield "`cuda-graph` has no effect: `device` is `cpu`."
-    if s.shapes is not None and s.sources["batch-size"] != "default":
+    named = [one for one in (s.shapes or {}).values() if not (isinstance(one, dict) and VALUES in one)]
+    if named and s.sources["batch-size"] != "default":
         yield "`batch-size` has no effect on inputs that `shapes` names."
 
 
