@@ -211,6 +211,65 @@ def test_an_output_whose_size_depends_on_the_values(backend: str, tmp_path: Path
     session.close()
 
 
+def _driven(path: Path) -> Path:
+    """`size` int64 [2] is the target of a Reshape, and its double an output; `limit` int32 [] is that of a Range."""
+    tensor = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"]),
+        helper.make_node("Reshape", ["positive", "size"], ["y"]),
+        helper.make_node("Add", ["size", "size"], ["twice"]),
+        helper.make_node("Range", ["zero", "limit", "one"], ["counted"]),
+        helper.make_node("Cast", ["counted"], ["counts"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "driven",
+        [tensor("x", TensorProto.FLOAT, [24]), tensor("size", TensorProto.INT64, [2]), tensor("limit", TensorProto.INT32, [])],
+        [tensor("y", TensorProto.FLOAT, ["a", "b"]), tensor("twice", TensorProto.INT64, [2]), tensor("counts", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor(name, TensorProto.INT32, [], [value]) for name, value in (("zero", 0), ("one", 1))],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("transfers", [False, True])
+def test_inputs_whose_values_decide_shapes(backend: str, tmp_path: Path, transfers: bool, cuda_graph: bool) -> None:
+    """TensorRT reads them in the host's memory, and there it writes `twice`."""
+    path = _driven(tmp_path / "driven.onnx")
+    ranges = {"size": ([1, 1], [4, 6], [24, 24]), "limit": ([1], [8], [64])}
+    shapes = {name: {"values": dict(zip(("min", "opt", "max"), given, strict=True))} for name, given in ranges.items()}
+    built = engine.obtain(
+        models.load(path, label="driven", shapes=shapes), Recipe("fp32"), None, backend=backend, options=GPU,
+        cache=engine.Cache(None, 1), work_dir=tmp_path / "work", timeout=280,
+    )  # fmt: skip
+    session = load(built, transfers=transfers, cuda_graph=cuda_graph)
+    plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.linspace(-1, 1, 24, dtype=np.float32)
+
+    def given(size: list[int], limit: int) -> dict[str, Any]:
+        return {"x": x, "size": np.array(size, np.int64), "limit": np.array(limit, np.int32)}
+
+    def check(outputs: dict[str, Any], one: dict[str, Any]) -> None:
+        for name, expected in zip(("y", "twice", "counts"), plain.run(["y", "twice", "counts"], one), strict=True):
+            np.testing.assert_array_equal(outputs[name], expected)
+
+    for size, limit in (([4, 6], 8), ([24, 1], 64), ([2, 12], 1), ([2, 12], 1)):
+        session.bind(given(size, limit))
+        for _ in range(3):
+            session.run()
+        check(session.fetch(), given(size, limit))
+        check(session.infer(given(size, limit)), given(size, limit))
+    for size, limit in (([4, 25], 8), ([4, 6], 65), ([4, 4], 8)):  # out of range, and impossible
+        with pytest.raises(DataError):
+            session.bind(given(size, limit))
+    check(session.infer(given([6, 4], 3)), given([6, 4], 3))
+    session.bind(given([6, 4], 3))
+    assert session.device_times(3) is not None
+    assert len(session.layers(3).runs) == 3
+    session.close()
+
+
 def _cli(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "trt_action", *arguments],
