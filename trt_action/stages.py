@@ -181,9 +181,8 @@ def build(
 ) -> Side:
     if kept.is_kept(model.path):
         built = kept.load(model.path)[0]  # as it was built, loaded with the threads that are asked for now
-        options = _options(s)
-        if s.device == "auto":  # a saved graph is of the device it was built for
-            options = dataclasses.replace(options, device=built.loadable.options.device)
+        of_engine = built.loadable.options.device  # a saved graph is of the device it was built for
+        options = _options(s, of_engine if s.device == "auto" else None)
         options = dataclasses.replace(options, tensorrt=built.loadable.options.tensorrt)
         built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=options))
     else:
@@ -262,7 +261,7 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         base,
         feeds["head"],
         feeds["base"],
-        cpus=measure.usable_cpus(s.threads),
+        cpus=measure.usable_cpus(head.options.threads),
     )
     progress = watching.looking(draft, progress, windows=True)
     comparison = measure.compare(sides, plan, progress=progress, windows=draft.watch)
@@ -271,7 +270,7 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
 
 def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[str, Path], progress: Progress) -> None:
     s = work.settings
-    cpus = measure.usable_cpus(s.threads)
+    cpus = measure.usable_cpus(draft.built["head"].loadable.options.threads)
     loadables = {role: built.loadable for role, built in draft.built.items() if role in feeds}
     latencies = measure.latencies(
         loadables,
@@ -305,6 +304,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
     if _differs(draft.built["head"].loadable, s.precision, baseline) and not kept.is_kept(head.path):
         progress("speed-up over the framework", None)
         over = f"onnxruntime fp32 ({'cpu' if baseline.options.gpu is None else 'cuda'})"
+        cpus = measure.usable_cpus(baseline.options.threads)
         draft.speedup = measure.speedup(
             draft.built["head"].loadable, baseline, feeds["head"], over=over, cpus=cpus, seed=s.seed
         )
@@ -328,10 +328,9 @@ def look_at_layers(draft: Draft, work: Work, feeds: Mapping[str, Path], progress
         for role, built in draft.built.items()
         if role in feeds
     }
+    cpus = measure.usable_cpus(draft.built["head"].loadable.options.threads)
     try:
-        reports, draft.layer_diff = layers.look(
-            sides, seconds=LAYER_SECONDS, cpus=measure.usable_cpus(work.settings.threads), progress=progress
-        )
+        reports, draft.layer_diff = layers.look(sides, seconds=LAYER_SECONDS, cpus=cpus, progress=progress)
     except errors.TrtActionError as error:
         draft.warnings.append(f"Nothing is known about the layers: {error.what}")
         return
@@ -370,10 +369,12 @@ def check_accuracy(
     )
 
 
-def _options(s: Settings) -> RuntimeOptions:
-    device = engine.resolve_device(s.backend, s.device)
+def _options(s: Settings, device: str | None = None) -> RuntimeOptions:
+    """Of this device, or of the one that was asked for. A process that feeds a GPU needs one thread; left on several CPUs
+    it moves between them, and equal engines differ by up to a third (docs/gpu.md)."""
+    device = device or engine.resolve_device(s.backend, s.device)
     return RuntimeOptions(
-        threads=s.threads,
+        threads=s.threads or (0 if device == "cpu" else 1),
         graph_optimization=s.graph_optimization,
         memory_arena=s.memory_arena,
         device=device,

@@ -100,7 +100,12 @@ def test_without_a_cache_the_engine_stays_in_the_work_folder(conv: Path, tmp_pat
     assert built.loadable.path.is_relative_to(tmp_path / "work")
     assert run(built.loadable, x=np.ones((2, 1, 8, 8), np.float32)).shape == (2, 8)
     assert built.prepared.exists()
-    assert building.baseline(models.load(conv, label="m", name=None, shapes=None, batch_size=1), ONE).options == ONE
+    model = models.load(conv, label="m", name=None, shapes=None, batch_size=1)
+    assert building.baseline(model, ONE).options == ONE
+    on_a_gpu = replace(
+        ONE, device="cuda:0", cuda_graph=True
+    )  # this library has no CUDA provider: all of the CPU instead
+    assert building.baseline(model, on_a_gpu).options == RuntimeOptions(threads=0)
 
 
 def test_an_engine_of_several_files_has_the_digest_of_their_listing(save: Save, tmp_path: Path) -> None:

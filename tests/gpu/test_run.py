@@ -36,6 +36,7 @@ def test_the_demo_on_the_gpu(tmp_path: Path) -> None:
     assert isinstance(fingerprint, dict)
     assert isinstance(head, dict)
     assert fingerprint["hardware"]["gpu"]["uuid"] == devices.facts(0).uuid
+    assert fingerprint["runtime"]["threads"] == 1
     assert fingerprint["runtime"]["provider"] == "CUDAExecutionProvider"
     assert fingerprint["runtime"]["provider_options"]["use_tf32"] == "0"
     assert head["latency"]["device"]["compute"]["median_ms"] > 0

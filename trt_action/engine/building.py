@@ -125,13 +125,14 @@ def baseline(model: Model, options: RuntimeOptions) -> Loadable:
     """FP32 ONNX Runtime as people run it: what the speed-up is over. On the same GPU (true FP32, no CUDA graph) where
     ONNX Runtime has its CUDA provider, else on the CPU."""
     device = options.device if devices.onnxruntime_has_cuda() else "cpu"
-    plain = replace(options, device=device, tf32=False, cuda_graph=False)
+    threads = options.threads if device == options.device else 0
+    plain = replace(options, device=device, threads=threads, tf32=False, cuda_graph=False)
     return Loadable("onnxruntime", model.path, plain, prepared=False)
 
 
 def unoptimized(built: BuiltEngine) -> Loadable:
     """The prepared graph with graph optimisation off: what the change of precision alone costs in accuracy."""
-    options = replace(built.loadable.options, graph_optimization="disabled", device="cpu", cuda_graph=False)
+    options = replace(built.loadable.options, graph_optimization="disabled", device="cpu", threads=0, cuda_graph=False)
     return Loadable("onnxruntime", built.prepared, options, prepared=False)
 
 

@@ -171,7 +171,9 @@ OPTIONS: tuple[Option, ...] = (
         "true|false",
         "On a GPU, copies of inputs and outputs count as a part of an inference.",
     ),
-    Option("threads", "Engine", 0, "N", "Threads of one inference; 0 = one per CPU this process may use."),
+    Option(
+        "threads", "Engine", 0, "N", "Threads of one inference; 0 = one per CPU this process may use, on a GPU one."
+    ),
     Option(
         "graph-optimization",
         "Engine",
