@@ -59,13 +59,15 @@ def overhead(records: list[Record]) -> str:
     good = [record for record in latest.values() if "error" not in record]
     failed = [record for record in latest.values() if "error" in record]
     fp32 = {(r["model"], r["batch"]): r["bare_p50_ms"] for r in good if r["precision"] == "fp32"}
-    worst = max((r["ratios"][kind]["estimate"] for r in good for kind in ("block", "latency")), default=0.0)
+    ratios = [r["ratios"][kind] for r in good for kind in ("block", "latency")]
+    worst = max(ratios, key=lambda one: one["estimate"])
+    reached = "reached" if worst["estimate"] <= GOAL else "missed"
     rows = [_row(record, fp32.get((record["model"], record["batch"]))) for record in good]
     text = [
         "## On a GPU: what the measuring loop costs, and what the precisions bring",
         f"`python benchmarks/gpu.py overhead` on {_host(records)}, random weights. `bare`: p50 of a plain "
         "`run_with_iobinding` loop on device memory. `ours`: our p50 without copies over the same session, interleaved in "
-        f"one process (95 % interval). Goal ≤ {GOAL}; worst {worst:.4f}: {'reached' if worst <= GOAL else 'missed'}. The "
+        f"one process (95 % interval). Goal ≤ {GOAL}; worst {_interval(worst)}: {reached}. The "
         "other columns are the product's own passes in worker processes; parts of an inference by CUDA events.",
         sections.table(
             [
@@ -80,6 +82,10 @@ def overhead(records: list[Record]) -> str:
     return "\n\n".join(text)
 
 
+def _interval(ratio: dict[str, float]) -> str:
+    return f"{ratio['estimate']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]"
+
+
 def _row(r: Record, fp32: float | None) -> list[str]:
     shipped = r["latency"]["with"]
     parts = shipped["device"]
@@ -92,7 +98,7 @@ def _row(r: Record, fp32: float | None) -> list[str]:
         r["precision"] + (" + CUDA graph" if r["cuda_graph"] else ""),
         f"{r['bare_p50_ms']:.3f} / {r['bare_p99_ms']:.3f}",
         f"{fp32 / r['bare_p50_ms']:.2f}×" if fp32 else "–",
-        f"{ratio['estimate']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]",
+        _interval(ratio),
         f"{shipped['p50_ms']:.3f}",
         " + ".join(f"{parts[name]['median_ms']:.3f}" for name in ("h2d", "compute", "d2h")),
         f"{enqueue['median_ms']:.3f}" if enqueue else "–",
