@@ -81,6 +81,8 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
     s = work.settings
     found, draft.base_note = _find_base(work)
     if found is None:
+        if s.base == "auto" and s.base_precision is not None:
+            draft.base_note += f" To compare the model with itself in {s.base_precision}, name it as `base`."
         return None
     try:
         own = _base_settings(s, found, draft)

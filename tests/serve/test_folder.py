@@ -183,6 +183,7 @@ def test_flags_come_from_the_command_line_then_the_environment(tmp_path: Path) -
     env = {"TRT_ACTION_SERVE_PORT": "81", "TRT_ACTION_SERVE_BATCHING": "false"}
     found = flags.parse(tmp_path, {"port": "82"}, env)
     assert (found.port, found.batching, found.max_queue) == (82, False, 256)
+    assert flags.parse(tmp_path, {}, {"TRT_ACTION_SERVE_PORT": "tcp://10.0.0.11:81"}).port == 8000  # of a Service
     assert {flag.attribute for flag in flags.FLAGS} | {"path"} == set(found.__dataclass_fields__)
 
 

@@ -121,7 +121,7 @@ def parse(path: Path, given: Mapping[str, str | None], env: Mapping[str, str]) -
     for flag in FLAGS:
         text, where = given.get(flag.attribute), f"--{flag.name}"
         if text is None:
-            text, where = env.get(flag.variable), flag.variable
+            text, where = _of(env, flag), flag.variable
         values[flag.attribute] = flag.default if text is None else _value(flag, text, where)
     if bool(values["tls_certificate"]) != bool(values["tls_key"]):
         raise SettingsError(
@@ -129,6 +129,13 @@ def parse(path: Path, given: Mapping[str, str | None], env: Mapping[str, str]) -
             fix="Set both --tls-certificate and --tls-key, or neither.",
         )
     return Options(path=path, **values)
+
+
+def _of(env: Mapping[str, str], flag: Flag) -> str | None:
+    """Not what Kubernetes puts into `TRT_ACTION_SERVE_PORT` where a Service is called `trt-action-serve`
+    (`tcp://10.0.0.11:8000`; see `unknown`)."""
+    text = env.get(flag.variable)
+    return None if flag.name == "port" and (text or "").startswith("tcp://") else text
 
 
 def unknown(env: Mapping[str, str]) -> str | None:
