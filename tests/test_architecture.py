@@ -74,6 +74,7 @@ DOORS = {
     "gitlab_shipping",
     "results",
     "pipeline",
+    "pair",
     "stages",
     "llm_stages",
     "recipes",

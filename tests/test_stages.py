@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_action import engine, stages
+from trt_action import engine, pair, stages
 from trt_action.console import PlainConsole
 from trt_action.draft import Draft, Work
 from trt_action.evidence import Source
@@ -32,5 +32,5 @@ def test_who_wants_two_precisions_of_one_model_hears_how(tmp_path: Path, digits:
     settings = Settings.model_validate({"model": str(tmp_path / "model.onnx"), **more})
     draft = Draft(settings, Source())
     work = Work(settings, tmp_path / "work", engine.Cache(None, 0), PlainConsole(io.StringIO(), {}), tmp_path)
-    assert stages.load_base(draft, work) is None
+    assert pair.load_base(draft, work) is None
     assert ("To compare the model with itself in fp16, name it as `base`." in draft.base_note) == bool(more)

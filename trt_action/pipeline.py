@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from trt_action import engine, errors, files, judge, recipes, stages, watching
+from trt_action import engine, errors, files, judge, pair, recipes, stages, watching
 from trt_action.console import Console
 from trt_action.draft import Draft, Work, error_info
 from trt_action.engine import kept
@@ -70,10 +70,10 @@ def _story(draft: Draft, work: Work, parts: frozenset[Part]) -> None:
     with work.stage(draft, "host", "Host"):
         draft.fingerprint = stages.fingerprint(draft, work, measures=bool(parts))
     with work.stage(draft, "model", "Model"):
-        head = draft.model = stages.load_head(work)
+        head = draft.model = pair.load_head(work)
         draft.warnings += head.notes
         wants_base = "compare" in parts or (bool(parts) and work.settings.base != "auto")  # a build keeps the head only
-        base = stages.load_base(draft, work) if wants_base else None
+        base = pair.load_base(draft, work) if wants_base else None
     with work.stage(draft, "data", "Data") as progress:
         calibration, validation = stages.load_data(draft, work, head, progress)
     if recipes.wanted(work.settings) and not kept.is_kept(head.path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from trt_action import (
     errors,
     layers,
     measure,
+    pair,
     precision,
     recipes,
-    settings,
     user_code,
     watching,
 )
@@ -49,80 +48,6 @@ def fingerprint(draft: Draft, work: Work, *, measures: bool) -> Fingerprint:
     if measures:
         watching.begin(draft, options)
     return found
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    model: models.Model
-    where: bases.Base
-    settings: Settings
-
-
-def load_head(work: Work) -> models.Model:
-    s = work.settings
-    return _load_model(s.model_file, _label(s.model_file, work.cwd), s)
-
-
-def _load_model(path: Path, label: str, s: Settings) -> models.Model:
-    """An ONNX model, or the model of an engine that `trt-action build` has kept."""
-    if kept.is_kept(path):
-        return models.Model(path, kept.load(path)[1])
-    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=_asked_batch(s))
-
-
-def _asked_batch(s: Settings) -> int | None:
-    """None where nobody asked: then the model room says what it assumed."""
-    return None if s.sources.get("batch-size", "default") == "default" else s.batch_size
-
-
-def load_base(draft: Draft, work: Work) -> BaseModel | None:
-    """The base, or None with the reason in `draft.base_note`. A base that is broken never stops a pull request
-    that may be its repair, unless the user named it."""
-    s = work.settings
-    found, draft.base_note = _find_base(work)
-    if found is None:
-        if s.base == "auto" and s.base_precision is not None:
-            draft.base_note += f" To compare the model with itself in {s.base_precision}, name it as `base`."
-        return None
-    try:
-        own = _base_settings(s, found, draft)
-        if found.commit is None:
-            found = dataclasses.replace(found, label=_label(found.path, work.cwd))
-        model = _load_model(found.path, found.label, own)
-    except errors.TrtActionError as error:
-        _go_on_without_base(draft, s, error)
-        return None
-    return BaseModel(model, found, own)
-
-
-def _find_base(work: Work) -> tuple[bases.Base | None, str]:
-    s = work.settings
-    if kept.is_kept(work.cwd / s.base):
-        return bases.Base(work.cwd / s.base, s.base, None, None, ""), ""
-    return bases.resolve(
-        s.base,
-        model=s.model_file,
-        config=s.config_file,
-        work_dir=work.folder / "base",
-        cwd=work.cwd,
-        auto=work.auto_base,
-    )
-
-
-def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
-    """The base's precision recipe comes from the base's own config; data and everything else from head's."""
-    try:
-        return settings.for_base(s, found.config)
-    except errors.SettingsError as error:
-        draft.warnings.append(f"The base's config is not usable ({error.what}); head's settings are used for it.")
-        return s
-
-
-def _go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:
-    if s.base != "auto":
-        raise error
-    draft.base_note = f"The base cannot be used: {error.what}"
-    draft.warnings.append(draft.base_note)
 
 
 def load_data(
@@ -195,7 +120,7 @@ def build(
     draft.built[role] = built
     draft.warnings += (f"{role}: {note}" for note in built.notes)
     return Side(
-        label=(base.label if base else _label(s.model_file, work.cwd))[:1_000],
+        label=(base.label if base else pair.label_of(s.model_file, work.cwd))[:1_000],
         commit=base.commit if base else draft.source.commit,
         model=model.info,
         engine=built.record,
@@ -225,13 +150,13 @@ def _obtain(
 
 
 def build_base(
-    draft: Draft, work: Work, base: BaseModel, calibration: data.Dataset | None, progress: Progress
+    draft: Draft, work: Work, base: pair.BaseModel, calibration: data.Dataset | None, progress: Progress
 ) -> Side | None:
     try:
         own, lenient = recipes.of_base(draft, work, base.settings)
         return build(draft, work, "base", base.model, own, calibration, base.where, progress, lenient=lenient)
     except errors.TrtActionError as error:
-        _go_on_without_base(draft, work.settings, error)
+        pair.go_on_without_base(draft, work.settings, error)
         return None
 
 
@@ -344,7 +269,7 @@ def check_accuracy(
     draft: Draft,
     work: Work,
     head: models.Model,
-    base: BaseModel | None,
+    base: pair.BaseModel | None,
     validation: data.Dataset | None,
     calibration: data.Dataset | None,
     progress: Progress,
@@ -414,10 +339,3 @@ def _signature_notes(draft: Draft) -> list[str]:
 def _declared(tensors: Sequence[TensorInfo]) -> dict[str, tuple[str, list[int | None]]]:
     """Type and shape by name; what an open axis is called makes no difference."""
     return {t.name: (t.dtype, [size if isinstance(size, int) else None for size in t.shape]) for t in tensors}
-
-
-def _label(path: Path, cwd: Path) -> str:
-    try:
-        return str(path.relative_to(cwd))
-    except ValueError:
-        return str(path)
