@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +25,13 @@ LONGEST_NAMED = 10
 @dataclass(frozen=True)
 class Lost:
     """No answer. `arrived`: the request may have taken effect; `final`: trying again cannot help; `refused`: nobody
-    listens there."""
+    listens there; `unknown`: no host has that name (other failures of DNS may pass)."""
 
     reason: str
     arrived: bool = True
     final: bool = False
     refused: bool = False
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ def lost(error: requests.RequestException) -> Lost:
         return Lost("the server's certificate is not accepted", arrived=False, final=True)
     cause = getattr(error.args[0], "reason", None) if error.args else None
     if isinstance(cause, NewConnectionError):
-        return Lost("no connection", arrived=False, refused=isinstance(cause.__cause__, ConnectionRefusedError))
+        origin = cause.__cause__
+        unknown = isinstance(origin, socket.gaierror) and origin.errno == socket.EAI_NONAME
+        refused = isinstance(origin, ConnectionRefusedError)
+        return Lost("no such host" if unknown else "no connection", arrived=False, refused=refused, unknown=unknown)
     if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return Lost("the connection broke")
     return Lost(f"the request failed ({type(error).__name__})", final=True)

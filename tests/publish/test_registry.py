@@ -121,6 +121,24 @@ def test_nobody_listens_at_all(make: MakeRegistry, time: Time, log: list[str], i
     assert "port" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("number", "waits", "words"), [(socket.EAI_NONAME, 3, "no such host"), (socket.EAI_AGAIN, 6, "no connection")]
+)
+def test_a_name_that_no_host_has(
+    make: MakeRegistry, time: Time, monkeypatch: pytest.MonkeyPatch, number: int, waits: int, words: str
+) -> None:
+    """A name that is wrong stays wrong; a resolver that does not answer may answer later."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "as the resolver says")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(RegistryError, match=words) as caught:
+        make("registry.example.com", insecure=None).tags("a")
+    assert len(time.slept) == waits
+    assert ("DNS knows no host" in caught.value.why) == (number == socket.EAI_NONAME)
+
+
 def test_a_registry_that_is_just_starting(
     make: MakeRegistry, time: Time, log: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

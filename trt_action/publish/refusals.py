@@ -82,6 +82,11 @@ def lost(host: str, request: str, got: http.Lost) -> RegistryError:
     if got.refused:
         why = "Nothing listens at that address and port: one of them is wrong, or the registry is not running."
         fix = "Check the host and port in the image's name, and that the registry runs; then run it again."
+    if got.unknown:
+        why = "DNS knows no host of that name."
+        fix = (
+            "Check the host in the image's name; a registry in this network needs a name that this machine can resolve."
+        )
     if "certificate" in got.reason:
         why = "The registry has no TLS, or a certificate of an authority that this machine does not know."
         fix = "Name its authority's certificate, or allow plain http if the registry has no TLS on purpose."

@@ -30,8 +30,8 @@ SLOW = 5
 """How many times longer the answer to a `slow` request may take."""
 
 FIRST_TRIES = 4
-"""How often a registry is asked that refuses the very first connection: one that is just starting comes up within
-these 7 to 11 s, a wrong port never does."""
+"""How often a registry is asked that refuses the very first connection, or has no address: one that is just starting comes up
+within these 7 to 11 s, a wrong name or port never does."""
 
 MAX_REDIRECTS = 5
 PIECE = 1 << 20
@@ -219,12 +219,13 @@ class Transport:
     def _exchange(
         self, ask: Ask, url: str, params: Mapping[str, Any], authorization: str | None
     ) -> requests.Response | http.Lost:
-        """One exchange; while nobody has answered yet, a few where the connection is refused."""
+        """One exchange; while nobody has answered yet, a few where the connection is refused or the name is unknown."""
         tries = self.patience.tries()
         got = self._sent(ask, url, params, authorization)
-        while not self._met and isinstance(got, http.Lost) and got.refused:
+        while not self._met and isinstance(got, http.Lost) and (got.refused or got.unknown):
             wait = self.patience.backoff(tries.number) if tries.number < FIRST_TRIES else None
-            first = f"{self.host} refuses the connection; it gets a few seconds to start" if tries.number == 1 else ""
+            seen = f"{self.host} refuses the connection" if got.refused else f"no host is called {self.host}"
+            first = f"{seen}; it gets a few seconds to start" if tries.number == 1 else ""
             if not tries.again(wait, first, ask.words()):
                 return replace(got, final=True)
             got = self._sent(ask, url, params, authorization)
