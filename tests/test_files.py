@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,39 @@ def test_the_work_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="mine"):
         fail_inside_work_folder()
     assert list(tmp_path.iterdir()) == []
+
+
+HOLDER = """
+import sys
+from trt_action import files
+with files.work_folder() as folder:
+    (folder / "engine").write_text("large")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    just_made = tmp_path / f"{files.WORK}empty"  # by somebody who has not locked it yet
+    just_made.mkdir()
+    elsewhere = tmp_path / "kept"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("kept")
+    (tmp_path / f"{files.WORK}link").symlink_to(elsewhere)
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout
+            folder = Path(holder.stdout.readline().strip())
+            with files.work_folder():
+                assert (folder / "engine").exists()
+        finally:
+            holder.kill()
+    assert (folder / "engine").exists()
+    with files.work_folder() as mine:
+        assert not folder.exists()
+        assert mine.exists()
+    assert just_made.exists()
+    assert (elsewhere / "file").exists()

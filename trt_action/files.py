@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trt_action.errors import StorageError
+
+WORK = "trt-action-run-"
+"""How the names of runs' temporary folders begin."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -81,15 +85,45 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def work_folder() -> Iterator[Path]:
-    """A private folder for one run, gone afterwards.
+    """A private folder for one run, gone afterwards; what runs left that were killed goes before. The folder is locked
+    (flock(2)) as long as its process lives, and nobody takes one without a lock for left while it is empty.
 
     Raises:
         StorageError: no temporary folder can be made.
     """
-    with _storage_errors(Path(tempfile.gettempdir())):
-        folder = tempfile.TemporaryDirectory(prefix="trt-action-", ignore_cleanup_errors=True)
-    with folder as name:
+    parent = Path(tempfile.gettempdir())
+    _remove_left(parent)
+    with _storage_errors(parent):
+        folder = tempfile.TemporaryDirectory(prefix=WORK, ignore_cleanup_errors=True)
+    with folder as name, _locked(Path(name)):
         yield Path(name)
+
+
+def _remove_left(parent: Path) -> None:
+    with contextlib.suppress(OSError):
+        for folder in parent.glob(f"{WORK}*"):
+            with contextlib.suppress(OSError):
+                status = folder.lstat()
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and any(folder.iterdir()):
+                    with _locked(folder) as free:
+                        if free:
+                            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether it could be: False where another process holds it, and on file systems that know no such locks."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        got = False
+    else:
+        got = True
+    try:
+        yield got
+    finally:
+        os.close(handle)
 
 
 def is_trusted(status: os.stat_result, folder: Path) -> bool:
