@@ -83,12 +83,16 @@ with files.work_folder() as folder:
 def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    just_made = tmp_path / f"{files.WORK}empty"  # by somebody who has not locked it yet
-    just_made.mkdir()
+    just_made = tmp_path / f"{files.WORK}justmade"  # by somebody who has not locked it yet
+    just_made.mkdir(mode=0o700)
+    named_alike = [tmp_path / f"{files.WORK}20261123", tmp_path / f"{files.WORK}1"]  # `--output` of somebody
+    for folder, mode in zip(named_alike, (0o755, 0o700), strict=True):
+        folder.mkdir(mode=mode)
+        (folder / "evidence.json").write_text("{}")
     elsewhere = tmp_path / "kept"
     elsewhere.mkdir()
     (elsewhere / "file").write_text("kept")
-    (tmp_path / f"{files.WORK}link").symlink_to(elsewhere)
+    (tmp_path / f"{files.WORK}linklink").symlink_to(elsewhere)
     command = [sys.executable, "-c", HOLDER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -103,4 +107,5 @@ def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path, monkeypat
         assert not folder.exists()
         assert mine.exists()
     assert just_made.exists()
+    assert all((folder / "evidence.json").exists() for folder in named_alike)
     assert (elsewhere / "file").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -15,6 +16,9 @@ from trt_action.errors import StorageError
 
 WORK = "trt-action-run-"
 """How the names of runs' temporary folders begin."""
+
+_MADE = re.compile(WORK + "[a-z0-9_]{8}")
+"""As `tempfile` ends them; with the mode that it gives, what tells them from a folder that somebody called alike."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -103,11 +107,17 @@ def _remove_left(parent: Path) -> None:
     with contextlib.suppress(OSError):
         for folder in parent.glob(f"{WORK}*"):
             with contextlib.suppress(OSError):
-                status = folder.lstat()
-                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and any(folder.iterdir()):
+                if _is_ours(folder) and any(folder.iterdir()):
                     with _locked(folder) as free:
                         if free:
                             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Made by `work_folder`, for this user."""
+    status = folder.lstat()
+    private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o777 == 0o700
+    return private and status.st_uid == os.geteuid() and _MADE.fullmatch(folder.name) is not None
 
 
 @contextlib.contextmanager
