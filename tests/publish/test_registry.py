@@ -122,10 +122,23 @@ def test_nobody_listens_at_all(make: MakeRegistry, time: Time, log: list[str], i
 
 
 @pytest.mark.parametrize(
-    ("number", "waits", "words"), [(socket.EAI_NONAME, 3, "no such host"), (socket.EAI_AGAIN, 6, "no connection")]
+    ("host", "insecure", "number", "waits", "words"),
+    [
+        ("registry.example.com", None, socket.EAI_NONAME, 3, "no such host"),
+        ("registry.example.com", True, socket.EAI_NONAME, 3, "no such host"),
+        ("registry.example.com:5000", True, socket.EAI_NONAME, 3, "no such host"),
+        ("registry.example.com", None, socket.EAI_AGAIN, 6, "no connection"),
+    ],
 )
 def test_a_name_that_no_host_has(
-    make: MakeRegistry, time: Time, monkeypatch: pytest.MonkeyPatch, number: int, waits: int, words: str
+    make: MakeRegistry,
+    time: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    insecure: bool | None,
+    number: int,
+    waits: int,
+    words: str,
 ) -> None:
     """A name that is wrong stays wrong; a resolver that does not answer may answer later."""
 
@@ -134,7 +147,7 @@ def test_a_name_that_no_host_has(
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(RegistryError, match=words) as caught:
-        make("registry.example.com", insecure=None).tags("a")
+        make(host, insecure=insecure).tags("a")
     assert len(time.slept) == waits
     assert ("DNS knows no host" in caught.value.why) == (number == socket.EAI_NONAME)
 

@@ -120,7 +120,7 @@ class Transport:
         """The address of `path`, which begins with `/v2/`.
 
         Raises:
-            RegistryError: whether it takes http is still to be found out, and nobody listens.
+            RegistryError: whether it takes http is still to be found out, and nobody listens or no host has that name.
         """
         if not self._base:
             self._base = self._probe()
@@ -284,7 +284,7 @@ class Transport:
         ask = Ask("GET", f"{plain}/v2/")
         one_port = urlsplit(plain).port is not None  # else https has a port of its own, where somebody may listen
         got = self._exchange(ask, ask.url, {}, None) if one_port else self._sent(ask, ask.url, {}, None)
-        if isinstance(got, http.Lost) and got.refused and one_port:
+        if isinstance(got, http.Lost) and one_port and (got.refused or got.unknown):
             raise self.refused(ask, got)
         if isinstance(got, http.Lost):
             return f"https://{self.host}"
