@@ -227,13 +227,18 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
             "cold_start": cold_start,
         }
         setattr(draft, role, side.model_copy(update=update))
-    baseline: Loadable = engine.baseline(head, _options(s))
+    baseline: Loadable = engine.baseline(head, _options(s), threads_on_cpu=s.threads)
     if _differs(draft.built["head"].loadable, s.precision, baseline) and not kept.is_kept(head.path):
         progress("speed-up over the framework", None)
         over = f"onnxruntime fp32 ({'cpu' if baseline.options.gpu is None else 'cuda'})"
-        cpus = measure.usable_cpus(baseline.options.threads)
         draft.speedup = measure.speedup(
-            draft.built["head"].loadable, baseline, feeds["head"], over=over, cpus=cpus, seed=s.seed
+            draft.built["head"].loadable,
+            baseline,
+            feeds["head"],
+            over=over,
+            cpus=cpus,
+            baseline_cpus=measure.usable_cpus(baseline.options.threads),
+            seed=s.seed,
         )
 
 

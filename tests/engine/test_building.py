@@ -106,6 +106,8 @@ def test_without_a_cache_the_engine_stays_in_the_work_folder(conv: Path, tmp_pat
         ONE, device="cuda:0", cuda_graph=True
     )  # this library has no CUDA provider: all of the CPU instead
     assert building.baseline(model, on_a_gpu).options == RuntimeOptions(threads=0)
+    assert building.baseline(model, on_a_gpu, threads_on_cpu=4).options == RuntimeOptions(threads=4)
+    assert building.unoptimized(built).options.threads == built.loadable.options.threads == 1
 
 
 def test_an_engine_of_several_files_has_the_digest_of_their_listing(save: Save, tmp_path: Path) -> None:

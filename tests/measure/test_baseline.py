@@ -11,7 +11,7 @@ from trt_action.measure import speedup, usable_cpus
 
 
 def test_speedup_is_baseline_over_head(convs: Callable[..., Loadable], feeds: Path) -> None:
-    result = speedup(convs(4), convs(40), feeds, over="forty layers", cpus=usable_cpus(1))
+    result = speedup(convs(4), convs(40), feeds, over="forty layers", cpus=usable_cpus(1), baseline_cpus=usable_cpus(1))
     assert result.over == "forty layers"
     assert 2 < result.ratio.low <= result.ratio.estimate <= result.ratio.high < 20
     assert result.baseline_p50_ms > 0

@@ -121,18 +121,24 @@ def reference(model: Model) -> Loadable:
     return Loadable("onnxruntime", model.path, RuntimeOptions(graph_optimization="disabled"), prepared=False)
 
 
-def baseline(model: Model, options: RuntimeOptions) -> Loadable:
+def baseline(model: Model, options: RuntimeOptions, *, threads_on_cpu: int = 0) -> Loadable:
     """FP32 ONNX Runtime as people run it: what the speed-up is over. On the same GPU (true FP32, no CUDA graph) where
-    ONNX Runtime has its CUDA provider, else on the CPU."""
+    ONNX Runtime has its CUDA provider, else on the CPU.
+
+    Args:
+        threads_on_cpu: where a GPU's `options` have another device here; 0: one per CPU.
+    """
     device = options.device if devices.onnxruntime_has_cuda() else "cpu"
-    threads = options.threads if device == options.device else 0
+    threads = options.threads if device == options.device else threads_on_cpu
     plain = replace(options, device=device, threads=threads, tf32=False, cuda_graph=False)
     return Loadable("onnxruntime", model.path, plain, prepared=False)
 
 
 def unoptimized(built: BuiltEngine) -> Loadable:
     """The prepared graph with graph optimisation off: what the change of precision alone costs in accuracy."""
-    options = replace(built.loadable.options, graph_optimization="disabled", device="cpu", threads=0, cuda_graph=False)
+    options = built.loadable.options
+    threads = options.threads if options.gpu is None else 0
+    options = replace(options, graph_optimization="disabled", device="cpu", threads=threads, cuda_graph=False)
     return Loadable("onnxruntime", built.prepared, options, prepared=False)
 
 

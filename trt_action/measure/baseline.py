@@ -32,6 +32,7 @@ def speedup(
     *,
     over: str,
     cpus: frozenset[int] | None = None,
+    baseline_cpus: frozenset[int] | None = None,
     seed: int = 0,
 ) -> Speedup:
     """Baseline p50 ÷ head p50 from interleaved blocks of about 10 ms, one fresh process per side, for 1 s.
@@ -41,12 +42,13 @@ def speedup(
 
     Args:
         over: what the baseline is called, e.g. `onnxruntime fp32 (cpu)`.
+        cpus, baseline_cpus: what each process is pinned to: who feeds a GPU has one thread, who computes on the CPU all.
         seed: of the order of blocks.
 
     Raises:
         MeasureError, OutOfMemoryError, BuildError, DataError: `head` or `baseline` is named.
     """
-    with Worker("head", head, feeds, cpus=cpus) as new, Worker("baseline", baseline, feeds, cpus=cpus) as old:
+    with Worker("head", head, feeds, cpus=cpus) as new, Worker("baseline", baseline, feeds, cpus=baseline_cpus) as old:
         ready([new, old])
         blocks = _interleaved(new, old, random.Random(seed))
         new.check()
