@@ -107,7 +107,7 @@ def test_sizes_of_the_data_win_and_missing_ones_are_the_measured(tmp_path: Path)
     assert alone.inputs["size"].tolist() == [[4, 6]] * 5
     given = data.load(saved(tmp_path, image=images(5), size=np.full((5, 2), 8)).name, info, **settings)
     assert next(data.batches(given, info))[0]["size"].tolist() == [8, 8]
-    assert data.example_feeds(info, 0, given)["size"].tolist() == [8, 8]
+    assert data.example_feeds(info, 0, given)["size"].tolist() == [4, 6]  # timed at what the evidence names
     for size, words in (
         (np.full((5, 2), 9), "holds the sizes [9, 9] in sample 0; `shapes` gives its values from [1, 1] to [8, 8]"),
         (np.array([[4, 4]] * 4 + [[0, 4]]), "sizes [0, 4] in sample 4"),
@@ -117,6 +117,17 @@ def test_sizes_of_the_data_win_and_missing_ones_are_the_measured(tmp_path: Path)
         with pytest.raises(DataError) as caught:
             data.load(saved(tmp_path, image=images(5), size=size).name, info, **settings)
         assert words in caught.value.what
+
+
+def test_data_of_head_feed_a_base_with_other_inputs(tmp_path: Path) -> None:
+    resized, plain = resizing(), model(IMAGE)
+    both: Shapes = {**IMAGE, "size": ("int64", [2], [2])}
+    of_head = load(saved(tmp_path, image=images(5), size=np.full((5, 2), 8)), both)
+    feeds, count = next(data.batches(of_head, plain))
+    assert (list(feeds), count) == (["image"], 4)
+    of_head = load(saved(tmp_path, image=images(5)), IMAGE)
+    feeds, count = next(data.batches(of_head, resized))
+    assert (feeds["size"].tolist(), count) == ([4, 6], 4)
 
 
 def test_limit_is_part_of_the_identity(tmp_path: Path) -> None:

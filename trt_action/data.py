@@ -165,24 +165,31 @@ def batch_of(info: ModelInfo) -> int:
 
 
 def batches(dataset: Dataset, info: ModelInfo) -> Iterator[tuple[dict[str, Array], int]]:
-    """Feeds at the measured shape, and how many samples of each count. The last one is filled up by its last row."""
-    size = _batch_size(dataset.inputs, info)
+    """Feeds at the measured shape, and how many samples of each count. The last one is filled up by its last row.
+
+    The data may have been read for another model (head's, where this is base): inputs that this one lacks are left out,
+    and sizes that are not in the data have their `opt` values.
+    """
+    inputs = _inputs(dataset, info)
+    size = _batch_size(inputs, info)
     for start in range(0, dataset.n, size):
         count = min(size, dataset.n - start)
         rows = np.minimum(np.arange(start, start + size), dataset.n - 1)
-        yield {name: _feed(array, info, name, rows) for name, array in dataset.inputs.items()}, count
+        yield {name: _feed(array, info, name, rows) for name, array in inputs.items()}, count
 
 
 def example_feeds(info: ModelInfo, seed: int, dataset: Dataset | None) -> dict[str, Array]:
     """One batch at the measured shape for timing: the first samples of `dataset` for the inputs that it fits (the
-    base may have others than head), synthetic values for the rest."""
+    base may have others than head), synthetic values for the rest. Sizes are the `opt` ones, which the evidence names."""
     feeds = next(batches(synthetic(info, batch_of(info), seed), info))[0]
     if dataset is None:
         return feeds
     for tensor in info.inputs:
         array = dataset.inputs.get(tensor.name)
         measured = info.shapes[tensor.name]
-        if array is not None and array.dtype == feeds[tensor.name].dtype and samples.fits(array, measured):
+        if array is None or measured.values:
+            continue
+        if array.dtype == feeds[tensor.name].dtype and samples.fits(array, measured):
             size = measured.opt[0] if samples.is_batched(array, info, tensor.name) else 1
             rows = np.minimum(np.arange(size), dataset.n - 1)
             feeds[tensor.name] = _feed(array, info, tensor.name, rows)
@@ -215,6 +222,16 @@ def _read(spec: str, limit: int | None, timeout: float, base_dir: Path) -> dict[
         why="Data are an `.npz`, a folder of `.npy`, or a generator `file.py:function`.",
         fix="Write it with `numpy.savez(path, **{'<input>': inputs, 'labels': labels})`.",
     )
+
+
+def _inputs(dataset: Dataset, info: ModelInfo) -> dict[str, Array]:
+    taken: dict[str, Array] = {}
+    for tensor in info.inputs:
+        if tensor.name in dataset.inputs:
+            taken[tensor.name] = dataset.inputs[tensor.name]
+        elif info.shapes[tensor.name].values:
+            taken[tensor.name] = _sizes(tensor, info.shapes[tensor.name], dataset.n)
+    return taken
 
 
 def _batch_size(inputs: Mapping[str, Array], info: ModelInfo) -> int:

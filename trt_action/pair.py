@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,15 @@ class BaseModel:
 
 def load_head(work: Work) -> models.Model:
     s = work.settings
-    return _load_model(s.model_file, label_of(s.model_file, work.cwd), s)
+    return _load_model(s.model_file, label_of(s.model_file, work.cwd), s, ())
 
 
-def _load_model(path: Path, label: str, s: Settings) -> models.Model:
+def _load_model(path: Path, label: str, s: Settings, elsewhere: Collection[str]) -> models.Model:
     """An ONNX model, or the model of an engine that `trt-action build` has kept."""
     if kept.is_kept(path):
         return models.Model(path, kept.load(path)[1])
-    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=_asked_batch(s))
+    batch = _asked_batch(s)
+    return models.load(path, label=label, name=s.name, shapes=s.shapes, batch_size=batch, elsewhere=elsewhere)
 
 
 def _asked_batch(s: Settings) -> int | None:
@@ -51,7 +53,8 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
         own = _base_settings(s, found, draft)
         if found.commit is None:
             found = dataclasses.replace(found, label=label_of(found.path, work.cwd))
-        model = _load_model(found.path, found.label, own)
+        of_head = draft.model.info.shapes if draft.model else ()  # an input that is new in head ends no comparison
+        model = _load_model(found.path, found.label, own, of_head)
     except errors.TrtActionError as error:
         go_on_without_base(draft, s, error)
         return None

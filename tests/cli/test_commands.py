@@ -184,6 +184,25 @@ def test_sides_that_take_different_inputs_are_compared_and_said(door: Door) -> N
     assert "- Head and base declare inputs differently, in type or shape: `image`." in result.out
 
 
+def test_an_input_that_is_new_in_head_ends_no_comparison(door: Door) -> None:
+    """Its `shapes` were written for head, its samples were read for head; a slip of the hand is found all the same."""
+    head = onnx.load(door.cwd / "model.onnx")
+    (data,) = head.graph.input
+    for node in head.graph.node:
+        node.input[:] = ["sized" if name == data.name else name for name in node.input]
+    head.graph.node.insert(0, onnx.helper.make_node("Reshape", [data.name, "size"], ["sized"]))
+    head.graph.input.append(onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [4]))
+    onnx.save(head, door.cwd / "model.onnx")
+    sizes = [-1, *(dim.dim_value for dim in data.type.tensor_type.shape.dim[1:])]
+    asked = ["accuracy", "--precision", "int8", "--base", "base.onnx", "--output", "out"]
+    result = door(*asked, "--shapes", json.dumps({"size": {"values": sizes}}))
+    assert result.code in (0, 1), result.err
+    found = evidence(door.cwd / "out")
+    assert found["model"]["shapes"]["size"]["values"]["opt"] == sizes
+    assert found["base"]["engine"]["precision"] == "int8"
+    assert "`shapes` names the input `sise`" in door(*asked, "--shapes", '{"sise": [4]}').words
+
+
 def test_compare_from_evidence_takes_no_settings(run: Result, shared: Door) -> None:
     """The margin is that of the run: another one would be ignored."""
     result = shared.refused(2, "compare", "--from", "out/evidence.json", "--margin", "0.1%")

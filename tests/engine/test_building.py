@@ -91,6 +91,7 @@ def test_what_decides_the_bytes_is_in_the_key(conv: Path, tmp_path: Path) -> Non
     assert spin.loadable.options.spinning
     material = json.loads((first.loadable.path.parent / "entry.json").read_text())["material"]
     assert material.keys() == {"model", "shapes", "recipe", "calibration", "backend", "identity", "code"}
+    assert {name: list(shape) for name, shape in material["shapes"].items()} == {"x": ["min", "opt", "max"]}
     cache.release()
 
 

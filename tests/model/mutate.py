@@ -57,7 +57,7 @@ def main() -> None:
     accepted = refused = 0
     for _ in range(count):
         path.write_bytes(mutate(content, rng))
-        channel = Once({"path": str(path), "label": "m", "shapes": {}, "batch_size": 1})
+        channel = Once({"path": str(path), "label": "m", "shapes": {}, "batch_size": 1, "elsewhere": []})
         try:
             examine.serve(channel)  # type: ignore[arg-type]
         except TrtActionError as error:

@@ -48,6 +48,14 @@ def test_describes_a_model(build: Build, save: Save) -> None:
     assert info.shapes["x"].opt == [2, 4]
 
 
+def test_shapes_of_inputs_that_only_another_model_has_are_passed_over(build: Build, save: Save) -> None:
+    path = save(build())
+    shapes: dict[str, Any] = {"x": [3, 4], "size": {"values": [8, 8]}}
+    info = models.load(path, label="base", shapes=shapes, elsewhere=["x", "size"]).info
+    assert {name: shape.opt for name, shape in info.shapes.items()} == {"x": [3, 4]}
+    assert "`shapes` names the input `size`" in refusal(path, ModelError, shapes=shapes, elsewhere=["x"])
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -157,13 +157,17 @@ def _material(
     """Everything that decides the engine's bytes. What acts when it is loaded (threads, arena, …) is not here."""
     return {
         "model": model.info.sha256,
-        "shapes": {name: shape.model_dump() for name, shape in model.info.shapes.items()},
+        "shapes": _ranges(model),
         "recipe": recipe.as_json(),
         "calibration": calibration.sha256 if calibration is not None else None,
         "backend": {"name": backend, "version": version},
         "identity": engine.backend(backend).identity(options),
         "code": _code_digest(backend),
     }
+
+
+def _ranges(model: Model) -> dict[str, Any]:
+    return {name: shape.model_dump(exclude_none=True) for name, shape in model.info.shapes.items()}
 
 
 def _code_digest(backend: str) -> str:
@@ -205,7 +209,7 @@ def _build(
         timeout=left,
         precision=recipe.precision,
         name=model.info.path,
-        shapes={name: shape.model_dump() for name, shape in model.info.shapes.items()},
+        shapes=_ranges(model),
         cache=cache,
         progress=progress,
         notes=notes,

@@ -6,7 +6,7 @@ process with a memory limit parses and checks it (`examine.py`). A crash of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ def load(
     name: str | None = None,
     shapes: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
+    elsewhere: Collection[str] = (),
 ) -> Model:
     """Check an ONNX model and describe it.
 
@@ -50,6 +51,7 @@ def load(
         shapes: by input name: a list of ints, or `{"min": …, "opt": …, "max": …}`; only open axes need one.
             `{"values": …}`, likewise, for an input that holds sizes.
         batch_size: for an open axis 0 without a shape; None = 1, and a note that it was assumed.
+        elsewhere: inputs of the model that `shapes` was written for: those that this one lacks are passed over.
 
     Returns:
         The model with its content hash: SHA-256 over the bytes of the model file; if it has external data, followed
@@ -74,6 +76,7 @@ def load(
                 "label": label,
                 "shapes": {key: profile.as_json() for key, profile in wanted.items()},
                 "batch_size": batch_size,
+                "elsewhere": list(elsewhere),
             },
             timeout=120 + size / 10e6,  # seconds; hashing and checking read every byte a few times
             died=_CrashError,

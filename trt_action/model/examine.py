@@ -88,7 +88,8 @@ def _examine(path: Path, label: str, request: Message) -> dict[str, Any]:
     stored = tensors.check(model, path.parent)
     notes = [*stored.notes, *operators.check(model)]
     _run_checker(path, label)
-    wanted = {name: shapes.Profile.from_json(p) for name, p in request["shapes"].items()}
+    lacking = set(request["elsewhere"]) - {tensor.name for tensor in inputs}
+    wanted = {name: shapes.Profile.from_json(p) for name, p in request["shapes"].items() if name not in lacking}
     profile, assumed = shapes.resolve(inputs, wanted, request["batch_size"])
     _digest_external(digest, path.parent, stored.external)
     info = {
