@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trt_action import engine, pair, stages
 from trt_action.console import PlainConsole
 from trt_action.draft import Draft, Work
+from trt_action.engine import devices, kept
+from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import Source
 from trt_action.settings import Settings
 
@@ -22,8 +25,27 @@ def test_who_feeds_a_gpu_has_one_thread(monkeypatch: pytest.MonkeyPatch, device:
     assert stages._options(settings).threads == threads
 
 
-def test_an_engine_that_was_kept_for_the_cpu_has_all_its_threads() -> None:
-    assert stages._options(Settings.model_validate({"model": "a.onnx"}), "cpu").threads == 0
+@pytest.mark.parametrize(
+    ("backend", "built_for", "asked", "device", "threads"),
+    [
+        ("onnxruntime", "cpu", "auto", "cpu", 0),  # its graph has nodes of the CPU, though a GPU is here
+        ("onnxruntime", "cuda:1", "auto", "cuda:1", 1),
+        ("tensorrt-rtx", "cpu", "auto", "cuda:0", 1),  # built where no GPU is
+        ("tensorrt", "cuda:0", "cuda:1", "cuda:1", 1),
+    ],
+)
+def test_an_engine_that_was_kept_is_measured_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, built_for: str, asked: str, device: str, threads: int
+) -> None:
+    """With its own backend, also in the fingerprint: the one in the settings is only what a new engine would have."""
+    loadable = Loadable(backend, tmp_path / "engine", RuntimeOptions(device=built_for), prepared=True)
+    monkeypatch.setattr(devices, "visible", lambda: True)
+    monkeypatch.setattr(kept, "is_kept", lambda folder: folder == tmp_path)
+    monkeypatch.setattr(kept, "load", lambda folder: (SimpleNamespace(loadable=loadable), None))
+    settings = Settings.model_validate({"model": str(tmp_path), "device": asked})
+    found, options = stages._of_head(settings)
+    assert (found, options.device, options.threads) == (backend, device, threads)
+    assert options == stages._of_kept(settings, loadable)
 
 
 @pytest.mark.parametrize("more", [{}, {"base-precision": "fp16"}])

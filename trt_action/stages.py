@@ -41,9 +41,9 @@ LAYER_SECONDS = 1.0
 
 def fingerprint(draft: Draft, work: Work, *, measures: bool) -> Fingerprint:
     """Who measures, and whether this host is quiet. What it cannot build or measure is refused before any work."""
-    options = _options(work.settings)
-    engine.backend(work.settings.backend).check_host(options, measures=measures)
-    found = engine.fingerprint(work.settings.backend, options)
+    backend, options = _of_head(work.settings)
+    engine.backend(backend).check_host(options, measures=measures)
+    found = engine.fingerprint(backend, options)
     draft.warnings += engine.warnings(found)
     if measures:
         watching.begin(draft, options)
@@ -108,10 +108,8 @@ def build(
 ) -> Side:
     if kept.is_kept(model.path):
         built = kept.load(model.path)[0]  # as it was built, loaded with the threads that are asked for now
-        of_engine = built.loadable.options.device  # a saved graph is of the device it was built for
-        options = _options(s, of_engine if s.device == "auto" else None)
-        options = dataclasses.replace(options, tensorrt=built.loadable.options.tensorrt)
-        built = dataclasses.replace(built, loadable=dataclasses.replace(built.loadable, options=options))
+        loadable = dataclasses.replace(built.loadable, options=_of_kept(s, built.loadable))
+        built = dataclasses.replace(built, loadable=loadable)
     else:
         built = _obtain(work, role, model, s, calibration, progress, lenient)
         if role == "head":
@@ -299,6 +297,22 @@ def check_accuracy(
         seed=s.seed,
         progress=progress,
     )
+
+
+def _of_head(s: Settings) -> tuple[str, RuntimeOptions]:
+    """Backend and options that head runs with; an engine that was kept is of its own backend, whatever is asked for."""
+    if not kept.is_kept(s.model_file):
+        return s.backend, _options(s)
+    loadable = kept.load(s.model_file)[0].loadable
+    return loadable.backend, _of_kept(s, loadable)
+
+
+def _of_kept(s: Settings, loadable: Loadable) -> RuntimeOptions:
+    """A saved graph of ONNX Runtime is of the device it was built for; TensorRT can build where no GPU is, not run there."""
+    device = loadable.options.device if s.device == "auto" else engine.resolve_device(loadable.backend, s.device)
+    if s.device == "auto" and device == "cpu" and loadable.backend != "onnxruntime":
+        device = engine.resolve_device(loadable.backend, "auto")
+    return dataclasses.replace(_options(s, device), tensorrt=loadable.options.tensorrt)
 
 
 def _options(s: Settings, device: str | None = None) -> RuntimeOptions:
