@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from trt_action.draft import Draft, Work
 from trt_action.engine import devices, kept
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import Source
+from trt_action.measure import cpus
 from trt_action.settings import Settings
 
 
@@ -56,3 +59,20 @@ def test_who_wants_two_precisions_of_one_model_hears_how(tmp_path: Path, digits:
     work = Work(settings, tmp_path / "work", engine.Cache(None, 0), PlainConsole(io.StringIO(), {}), tmp_path)
     assert pair.load_base(draft, work) is None
     assert ("To compare the model with itself in fp16, name it as `base`." in draft.base_note) == bool(more)
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", {3}), ("cuda:0", {1})])
+def test_each_gpu_of_a_host_has_a_cpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, chosen: set[int]
+) -> None:
+    """The run's only GPU is `cuda:0` in every container; its device file says which one of the host's it is."""
+    pynvml = pytest.importorskip("pynvml")
+    from tests.doubles.nvml import UUID, FakeNvml
+
+    library = FakeNvml(nvmlDeviceGetMinorNumber=2)
+    monkeypatch.setitem(sys.modules, pynvml.__name__, library)
+    monkeypatch.setattr(devices, "facts", lambda number: SimpleNamespace(uuid=UUID))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    monkeypatch.setattr(cpus, "_TOPOLOGY", tmp_path)
+    assert stages._cpus(RuntimeOptions(threads=1, device=device)) == chosen
+    assert library.open == 0

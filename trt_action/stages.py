@@ -23,7 +23,7 @@ from trt_action import (
     watching,
 )
 from trt_action.draft import Draft, Work
-from trt_action.engine import kept
+from trt_action.engine import devices, kept, nvml
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.tensorrt_options import TensorRTOptions
 from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side, TensorInfo
@@ -186,7 +186,7 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
         base,
         feeds["head"],
         feeds["base"],
-        cpus=measure.usable_cpus(head.options.threads),
+        cpus=_cpus(head.options),
     )
     progress = watching.looking(draft, progress, windows=True)
     comparison = measure.compare(sides, plan, progress=progress, windows=draft.watch)
@@ -195,7 +195,7 @@ def compare(draft: Draft, work: Work, feeds: Mapping[str, Path], progress: Progr
 
 def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[str, Path], progress: Progress) -> None:
     s = work.settings
-    cpus = measure.usable_cpus(draft.built["head"].loadable.options.threads)
+    cpus = _cpus(draft.built["head"].loadable.options)
     loadables = {role: built.loadable for role, built in draft.built.items() if role in feeds}
     latencies = measure.latencies(
         loadables,
@@ -235,7 +235,7 @@ def measure_sides(draft: Draft, work: Work, head: models.Model, feeds: Mapping[s
             feeds["head"],
             over=over,
             cpus=cpus,
-            baseline_cpus=measure.usable_cpus(baseline.options.threads),
+            baseline_cpus=_cpus(baseline.options),
             seed=s.seed,
         )
 
@@ -258,7 +258,7 @@ def look_at_layers(draft: Draft, work: Work, feeds: Mapping[str, Path], progress
         for role, built in draft.built.items()
         if role in feeds
     }
-    cpus = measure.usable_cpus(draft.built["head"].loadable.options.threads)
+    cpus = _cpus(draft.built["head"].loadable.options)
     try:
         reports, draft.layer_diff = layers.look(sides, seconds=LAYER_SECONDS, cpus=cpus, progress=progress)
     except errors.TrtActionError as error:
@@ -297,6 +297,12 @@ def check_accuracy(
         seed=s.seed,
         progress=progress,
     )
+
+
+def _cpus(options: RuntimeOptions) -> frozenset[int]:
+    """What the workers are pinned to. A host with several GPUs has a runner for each: their runs must not meet on one CPU."""
+    neighbour = 0 if options.gpu is None else nvml.minor(devices.facts(options.gpu).uuid)
+    return measure.usable_cpus(options.threads, neighbour=neighbour)
 
 
 def _of_head(s: Settings) -> tuple[str, RuntimeOptions]:

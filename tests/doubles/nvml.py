@@ -18,6 +18,7 @@ WHOLE, INSTANCE = object(), object()
 H200: dict[str, Any] = {
     "nvmlDeviceGetName": "NVIDIA H200",
     "nvmlDeviceGetUUID": UUID,
+    "nvmlDeviceGetMinorNumber": 0,
     "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=150_754_820_096, used=600_000_000, free=150_154_820_096),
     "nvmlDeviceGetCudaComputeCapability": (9, 0),
     "nvmlDeviceGetVbiosVersion": "96.00.A0.00.01",

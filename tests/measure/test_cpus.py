@@ -40,6 +40,15 @@ def test_usable_cpus(
     assert cpus.usable_cpus(threads) == chosen
 
 
+@pytest.mark.parametrize(("threads", "chosen"), [(1, [{3}, {2}, {1}, {0}, {3}]), (2, [{3, 2}, {1, 0}, {3, 2}])])
+def test_runs_side_by_side_have_cpus_of_their_own(
+    threads: int, chosen: list[set[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert [cpus.usable_cpus(threads, neighbour=i) for i in range(len(chosen))] == chosen
+
+
 def test_this_host() -> None:
     assert cpus.usable_cpus(0) == os.sched_getaffinity(0)
     assert len(cpus.usable_cpus(1)) == 1

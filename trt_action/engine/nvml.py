@@ -133,6 +133,11 @@ class Gpu:
         found = self._get(lambda: self._nvml.nvmlDeviceGetUtilizationRates(self._instance))
         return None if found is None else min(max(found.gpu / 100, 0.0), 1.0)
 
+    def minor(self) -> int | None:
+        """The number of the device file (`/dev/nvidia3`): the same on the host and in every container."""
+        number = self._get(lambda: self._nvml.nvmlDeviceGetMinorNumber(self._whole))
+        return None if number is None else int(number)
+
     def memory_used(self) -> int | None:
         """Bytes in use by everybody."""
         memory = self._get(lambda: self._nvml.nvmlDeviceGetMemoryInfo(self._instance))
@@ -338,6 +343,15 @@ def find(uuid: str) -> tuple[Gpu | None, str]:
         return Gpu(pynvml, uuid), ""
     except pynvml.NVMLError as error:
         return None, f"NVML says: {error}."
+
+
+def minor(uuid: str) -> int:
+    """See `Gpu.minor`; 0 where nobody tells."""
+    gpu, _ = find(uuid)
+    if gpu is None:
+        return 0
+    with contextlib.closing(gpu):
+        return gpu.minor() or 0
 
 
 _COMPUTE_MODES = ("default", "exclusive-thread", "prohibited", "exclusive-process")

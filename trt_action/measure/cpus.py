@@ -9,11 +9,15 @@ from pathlib import Path
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
-def usable_cpus(threads: int) -> frozenset[int]:
+def usable_cpus(threads: int, *, neighbour: int = 0) -> frozenset[int]:
     """As many CPUs of this process's affinity mask as an inference has threads; all of them for 0.
 
     Different cores come before second hardware threads of one core, high numbers before low ones: CPU 0 takes
     most interrupts, and on two CPUs the parent and the system keep the other one.
+
+    Args:
+        neighbour: which of the runs that measure on this host side by side this one is; each has CPUs of its own, as long
+            as there are enough.
     """
     mask = os.sched_getaffinity(0)
     if threads <= 0 or threads >= len(mask):
@@ -24,7 +28,9 @@ def usable_cpus(threads: int) -> frozenset[int]:
         core = _core(cpu)
         ranked.append((seen[core], -cpu))
         seen[core] += 1
-    return frozenset(-negative for _, negative in sorted(ranked)[:threads])
+    ordered = [-negative for _, negative in sorted(ranked)]
+    first = neighbour * threads
+    return frozenset(ordered[(first + i) % len(ordered)] for i in range(threads))
 
 
 def _core(cpu: int) -> str:
