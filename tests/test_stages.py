@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from trt_action import engine, pair, stages
 from trt_action.console import PlainConsole
@@ -18,6 +21,7 @@ from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.evidence import Source
 from trt_action.measure import cpus
 from trt_action.settings import Settings
+from trt_action.settings import load as load_settings
 
 
 @pytest.mark.parametrize(("device", "asked", "threads"), [("cpu", 0, 0), ("cuda:0", 0, 1), ("cuda:0", 4, 4)])
@@ -59,6 +63,36 @@ def test_who_wants_two_precisions_of_one_model_hears_how(tmp_path: Path, digits:
     work = Work(settings, tmp_path / "work", engine.Cache(None, 0), PlainConsole(io.StringIO(), {}), tmp_path)
     assert pair.load_base(draft, work) is None
     assert ("To compare the model with itself in fp16, name it as `base`." in draft.base_note) == bool(more)
+
+
+def test_a_base_keeps_the_shapes_of_inputs_that_head_has_lost(tmp_path: Path) -> None:
+    """From its own config; the inputs of both are measured as head's config says, that of the base or not."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    _reshaping(tmp_path / "model.onnx", "size")
+    (tmp_path / ".trt-action.yml").write_text("model: model.onnx\nshapes: {x: [6, 1], size: {values: [3, 2]}}\n")
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "base"]):
+        subprocess.run([*git, *words], check=True)
+    _reshaping(tmp_path / "model.onnx")
+    (tmp_path / ".trt-action.yml").write_text("model: model.onnx\nbase: main\nbatch-size: 2\n")
+    (ours,) = load_settings({}, {}, tmp_path)
+    draft = Draft(ours, Source())
+    work = Work(ours, tmp_path / "work", engine.Cache(None, 0), PlainConsole(io.StringIO(), {}), tmp_path)
+    draft.model = pair.load_head(work)
+    base = pair.load_base(draft, work)
+    assert base is not None
+    held = base.model.info.shapes["size"].values
+    assert held is not None
+    assert held.opt == [3, 2]
+    assert draft.model.info.shapes["x"] == base.model.info.shapes["x"]
+    assert base.model.info.shapes["x"].opt == [2, 1]
+
+
+def _reshaping(path: Path, *sizes: str) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in "xy")
+    held = [helper.make_tensor_value_info(name, TensorProto.INT64, [2]) for name in sizes]
+    node = helper.make_node("Reshape", ["x", *sizes], ["y"]) if sizes else helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [x, *held], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 @pytest.mark.parametrize(("device", "chosen"), [("cpu", {3}), ("cuda:0", {1})])

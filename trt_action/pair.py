@@ -54,6 +54,7 @@ def load_base(draft: Draft, work: Work) -> BaseModel | None:
         if found.commit is None:
             found = dataclasses.replace(found, label=label_of(found.path, work.cwd))
         of_head = draft.model.info.shapes if draft.model else ()  # an input that is new in head ends no comparison
+        own = _measured_like_head(own, s, of_head)
         model = _load_model(found.path, found.label, own, of_head)
     except errors.TrtActionError as error:
         go_on_without_base(draft, s, error)
@@ -82,6 +83,14 @@ def _base_settings(s: Settings, found: bases.Base, draft: Draft) -> Settings:
     except errors.SettingsError as error:
         draft.warnings.append(f"The base's config is not usable ({error.what}); head's settings are used for it.")
         return s
+
+
+def _measured_like_head(own: Settings, s: Settings, of_head: Collection[str]) -> Settings:
+    """The base's own config names shapes of inputs that head no longer has; of those that it has, head's alone count."""
+    kept_shapes = {
+        name: one for name, one in (own.shapes or {}).items() if name in (s.shapes or {}) or name not in of_head
+    }
+    return own.model_copy(update={"shapes": kept_shapes or None})
 
 
 def go_on_without_base(draft: Draft, s: Settings, error: errors.TrtActionError) -> None:

@@ -49,6 +49,12 @@ def test_what_was_given_outside_the_file_holds_for_both_sides(tmp_path: Path) ->
     assert base.precision == "bf16"
 
 
+def test_shapes_of_inputs_that_head_does_not_name_come_from_the_bases_config(tmp_path: Path) -> None:
+    ours = head(tmp_path, HEAD + "shapes: {x: [4, 3]}\n")
+    base = settings.for_base(ours, base_config(tmp_path, "shapes: {x: [1, 3], size: {values: [8]}}\n"))
+    assert base.shapes == {"x": [4, 3], "size": {"values": [8]}}
+
+
 def test_base_precision_comes_first(tmp_path: Path) -> None:
     base = settings.for_base(head(tmp_path, base_precision="fp32"), base_config(tmp_path, "precision: fp16\n"))
     assert (base.precision, base.exclude_nodes) == ("fp32", ("new",))

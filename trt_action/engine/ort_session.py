@@ -199,7 +199,8 @@ def inference_failed(ort: Any, error: Exception) -> TrtActionError:
     return DataError(
         f"ONNX Runtime {ort.__version__} failed on these inputs: {words}",
         why="The inputs have the declared names, types and fixed dimensions, and the graph still cannot take them.",
-        fix="Check open dimensions that depend on each other (`shapes`), and values used as sizes or indices.",
+        fix="Check open dimensions that depend on each other (`shapes`), and values used as sizes or indices: those of an input "
+        "that holds sizes are given as its `values` in `shapes`.",
     )
 
 

@@ -49,7 +49,8 @@ def load(
 
 
 def for_base(head: Settings, config: Path | None) -> Settings:
-    """`head` with the precision recipe of the base: `base-precision`, else the base's own config, else head's.
+    """`head` with the precision recipe of the base: `base-precision`, else the base's own config, else head's. To `shapes`
+    the base's own config adds the inputs that head's does not name.
 
     Args:
         head: settings of the model that is judged.

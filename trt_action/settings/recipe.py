@@ -21,13 +21,14 @@ def for_base(head: Settings, config: Path | None) -> Settings:
         return head
     layer = _matching(head, config)
     wanted = {kebab(name): name for name in ENGINE_FIELDS if head.sources[kebab(name)] not in {"env", "cli"}}
+    given = {key: layer[key].value for key in (*wanted, "shapes") if key in layer}
     try:
-        own = Settings.model_validate(
-            {"model": str(head.model_file), **{key: layer[key].value for key in wanted if key in layer}}
-        )
+        own = Settings.model_validate({"model": str(head.model_file), **given})
     except ValidationError as error:
         raise explain.refused(error, lambda key: f"config of the base, {layer[key].where}") from error
     changes: dict[str, Any] = {name: getattr(own, name) for name in wanted.values()}
+    if own.shapes:
+        changes["shapes"] = {**own.shapes, **(head.shapes or {})}
     return head.model_copy(update=changes)
 
 
