@@ -48,6 +48,33 @@ def test_describes_a_model(build: Build, save: Save) -> None:
     assert info.shapes["x"].opt == [2, 4]
 
 
+@pytest.mark.parametrize("values", [None, [3, 4]])
+def test_who_holds_sizes_is_said_where_their_values_are_not_given(save: Save, values: list[int] | None) -> None:
+    """Through a cast, and in a branch; token ids are indices, not sizes."""
+    x, y = (
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [12]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"]),
+    )
+    branch = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
+    size, ids = (helper.make_tensor_value_info(name, TensorProto.INT32, [2]) for name in ("size", "ids"))
+    yes = helper.make_tensor_value_info("yes", TensorProto.BOOL, [])
+    inner = helper.make_graph([helper.make_node("Reshape", ["x", "wide"], ["b"])], "inner", [], [branch])
+    nodes = [
+        helper.make_node("Cast", ["size"], ["wide"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["x", "ids"], ["some"]),
+        helper.make_node("If", ["yes"], ["shaped"], then_branch=inner, else_branch=inner),
+        helper.make_node("ReduceSum", ["shaped"], ["sum"]),
+        helper.make_node("Add", ["sum", "some"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x, size, ids, yes], [y])
+    path = save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    said = models.load(path, label="m", shapes={"size": {"values": values}} if values else None).notes
+    assert [note for note in said if "holds sizes" in note] == [
+        "Input `size` holds sizes (Reshape), and `shapes` gives no `values` of it: where data do not carry it, it is 0 or 1 "
+        "(docs/tensorrt.md)."
+    ] * (values is None)
+
+
 def test_shapes_of_inputs_that_only_another_model_has_are_passed_over(build: Build, save: Save) -> None:
     path = save(build())
     shapes: dict[str, Any] = {"x": [3, 4], "size": {"values": [8, 8]}}

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 
 from trt_action.errors import ModelError, TrtActionError
 from trt_action.inputs import open_regular, quote
-from trt_action.model import flops, operators, shapes, tensors
+from trt_action.model import flops, operators, shapes, sizes, tensors
 from trt_action.process import Channel, Message
 
 MEMORY = 4 << 30
@@ -102,7 +102,7 @@ def _examine(path: Path, label: str, request: Message) -> dict[str, Any]:
         "shapes": {name: p.as_json() for name, p in profile.items()},
         "flops": flops.count(model, {name: p.opt for name, p in profile.items()}),
     }
-    return {"info": info, "notes": [*assumed, *notes]}
+    return {"info": info, "notes": [*assumed, *sizes.notes(model.graph, inputs, profile), *notes]}
 
 
 def _parse(content: bytes, label: str) -> onnx.ModelProto:
