@@ -258,6 +258,7 @@ BAD: dict[str, tuple[Sizes, dict[str, Any], type[TrtActionError], str]] = {
     "sizes": ({}, {}, BuildError, "Input `s` holds sizes, not data"),
     "sizes/fewer": (holding("s", [[4], [4], [4]]), {}, BuildError, r"values of input `s` do not fit: .* it holds 2"),
     "sizes/order": (holding("s", [[4, 4], [2, 8], [16, 1]]), {}, BuildError, "values of input `s` do not fit: min"),
+    "sizes/one": (holding("s", [[4, 5]] * 3), {}, BuildError, "cannot compute the shapes in `s.onnx`"),
     "sizes/opt": (holding("s", [[1, 1], [4, 5], [16, 16]]), {}, BuildError, "The `opt` shapes and values in `shapes` do not go together"),
     "open sizes": (holding("s", [[1, 1], [4, 4], [16, 16]]), {}, BuildError, "leaves open how many"),
     "ids": (holding("s", [[1, 1], [4, 4], [16, 16]]), {}, BuildError, "`values` of input `s`, which holds no sizes"),

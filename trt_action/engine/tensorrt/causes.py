@@ -142,6 +142,15 @@ def _no_values(situation: Situation, match: Match[str], words: str, log: Log) ->
     return sizes_unknown(match["name"])
 
 
+def _impossible(situation: Situation, match: Match[str], words: str, log: Log) -> TrtActionError:
+    """As TensorRT says it of values that cannot vary: it takes them for constants of the graph."""
+    return BuildError(
+        f"{situation.title} cannot compute the shapes in {quote(situation.name)}.",
+        why=words,
+        fix="Correct `shapes`: its shapes and `values` must fit the graph, all at once.",
+    )
+
+
 def _values_clash(situation: Situation, match: Match[str], words: str, log: Log) -> TrtActionError:
     which = match["which"].lower()
     return BuildError(
@@ -230,6 +239,10 @@ _KNOWN: tuple[tuple[re.Pattern[str], _Error], ...] = (
     (re.compile(r"no optimization profile has been defined|has \d+ dimensions but profile"), _no_profile),
     (re.compile(r"missing values for shape input tensor (?P<name>\S+)\."), _no_values),
     (re.compile(r"k(?P<which>MIN|OPT|MAX) values for profile \d+ violate shape constraints"), _values_clash),
+    (
+        re.compile(r"reshape changes volume|reshape dimension is less than|ISliceLayer has out of bounds access"),
+        _impossible,
+    ),
     (re.compile(r"Cannot compile for target\(s\) (?P<target>[\w, ]+), because .*datatypes: (?P<kind>\w+)"), _targets),
     (re.compile(r"Cannot compile operation '(?P<node>[^']*)' for Turing \(SM75\): (?P<what>[^.]+)"), _turing),
     (re.compile(r"Unable to load library: \S*lean\S*"), _lean),
