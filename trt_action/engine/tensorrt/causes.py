@@ -19,7 +19,7 @@ LONGEST = 600
 
 _PREFIX = re.compile(r"^I\w+::\w+: Error Code \d+: [\w ]+ \(|^\[[\w.:]+::\d+\] Error Code \d+: [\w ]+ \(")
 _ORIGIN = re.compile(r"^\[\w+\.\w+:\d+(?:: \w+)?\] (?:\w+Exception: )?")
-_PLACE = re.compile(r"\s*In \w[\w:]* at /\S+\.\w+:\d+")
+_PLACE = re.compile(r"\s*In \w[\w:]*(?:\(\))? at /\S+\.\w+:\d+")
 _AFTERWARDS = re.compile(r"(?<=\S)\s+\[checkMacros\.cpp::catchCudaError::\d+\] Error Code 1: Cuda Runtime \(.*$")
 """Behind an error of a build for absent GPUs: the library also asks CUDA, which is not there."""
 _NO_CUDA = re.compile(r"CUDA initialization failure with error:? \d+")
