@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import trt_action.model as models
 from trt_action import engine, pair, stages
 from trt_action.console import PlainConsole
 from trt_action.draft import Draft, Work
@@ -85,6 +86,19 @@ def test_a_base_keeps_the_shapes_of_inputs_that_head_has_lost(tmp_path: Path) ->
     assert held.opt == [3, 2]
     assert draft.model.info.shapes["x"] == base.model.info.shapes["x"]
     assert base.model.info.shapes["x"].opt == [2, 1]
+
+
+def test_sides_that_are_measured_at_other_values_are_compared_and_said(tmp_path: Path) -> None:
+    """Kept engines have shapes of their own."""
+    _reshaping(tmp_path / "model.onnx", "size")
+    head, base, wider = (
+        models.load(tmp_path / "model.onnx", label="m", shapes={"x": [6, 1], "size": {"values": values}}).info
+        for values in ([3, 2], [2, 3], {"min": [1, 1], "opt": [3, 2], "max": [6, 6]})
+    )
+    draft = SimpleNamespace(head=SimpleNamespace(model=head), base=SimpleNamespace(model=base))
+    assert stages._signature_notes(draft) == ["Head and base are measured at different shapes or values: `size`."]  # type: ignore[arg-type]
+    draft.base.model = wider
+    assert stages._signature_notes(draft) == []  # type: ignore[arg-type]
 
 
 def _reshaping(path: Path, *sizes: str) -> None:

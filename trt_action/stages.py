@@ -26,7 +26,7 @@ from trt_action.draft import Draft, Work
 from trt_action.engine import devices, kept, nvml
 from trt_action.engine.backend import Loadable, RuntimeOptions
 from trt_action.engine.tensorrt_options import TensorRTOptions
-from trt_action.evidence import Accuracy, Comparison, Fingerprint, Side, TensorInfo
+from trt_action.evidence import Accuracy, Comparison, Fingerprint, ShapeRange, Side, TensorInfo
 from trt_action.inputs import quote_all
 from trt_action.model import base as bases
 from trt_action.process import Progress
@@ -358,7 +358,16 @@ def _signature_notes(draft: Draft) -> list[str]:
             notes.append(f"Head and base do not have the same {kind} (only one side has: {quote_all(only)}).")
         if differ := sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]):
             notes.append(f"Head and base declare {kind} differently, in type or shape: {quote_all(differ)}.")
+    measured, then = (
+        {name: _measured(one) for name, one in side.model.shapes.items()} for side in (draft.head, draft.base)
+    )
+    if other := sorted(name for name in measured.keys() & then.keys() if measured[name] != then[name]):
+        notes.append(f"Head and base are measured at different shapes or values: {quote_all(other)}.")
     return notes
+
+
+def _measured(profile: ShapeRange) -> tuple[list[int], list[int] | None]:
+    return profile.opt, profile.values.opt if profile.values else None
 
 
 def _declared(tensors: Sequence[TensorInfo]) -> dict[str, tuple[str, list[int | None]]]:
