@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote as quoted
 from urllib.parse import urlsplit
@@ -44,9 +45,11 @@ class Mlflow:
         self._login = login
         self._clock: Callable[[], float] = how.get("clock", time.monotonic)
         self._end = self._clock() + TOTAL_SECONDS
-        secret = SecretStr(_header(login)) if login.secret else None
+        scheme, value = _credentials(login)
+        dialect = replace(DIALECT, token=lambda secret: ("Authorization", f"{scheme} {secret}"))
+        secret = SecretStr(value) if login.secret else None
         self._client = rest.Client(
-            DIALECT, session, uri, secret, **{"patience": PATIENCE_SECONDS, "attempts": 4, **how}
+            dialect, session, uri, secret, **{"patience": PATIENCE_SECONDS, "attempts": 4, **how}
         )
 
     def __repr__(self) -> str:
@@ -102,11 +105,12 @@ class Mlflow:
         return TrackingError(f"{quote(self.uri)}: {what}", why=error.why, fix=error.fix, status=error.status)
 
 
-def _header(login: Login) -> str:
+def _credentials(login: Login) -> tuple[str, str]:
+    """Scheme and value of the header."""
     secret = login.secret.get_secret_value() if login.secret else ""
     if login.username:
-        return "Basic " + base64.b64encode(f"{login.username}:{secret}".encode()).decode()
-    return f"Bearer {secret}"
+        return "Basic", base64.b64encode(f"{login.username}:{secret}".encode()).decode()
+    return "Bearer", secret
 
 
 def _message(data: Any) -> str:
@@ -131,7 +135,7 @@ DIALECT = rest.Dialect(
     name="MLflow",
     variable="mlflow-tracking-uri",
     headers={"Accept": "application/json"},
-    token=lambda header: ("Authorization", header),
+    token=lambda secret: ("Authorization", f"Bearer {secret}"),
     error=TrackingError,
     message=_message,
     wait=_wait,
