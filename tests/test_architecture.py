@@ -44,6 +44,7 @@ GROUND = {
     "search_records",
     "records",
     "process",
+    "interruption",
     "child",
     "files",
     "inputs",

@@ -12,9 +12,9 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from trt_action import __version__, errors
+from trt_action import __version__, errors, interruption
 
 if TYPE_CHECKING:
     from trt_action.console import Console
@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     from trt_action.job import Job
     from trt_action.settings import Settings
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 
 def main() -> int:
     """Run the step. Returns its exit code; never raises, never shows a traceback."""
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+    interruption.on_signals(_words)
     env, started = os.environ, time.time()
     _first_line(env)
     _hide_environment()
@@ -221,8 +218,5 @@ def _leave(env: Mapping[str, str], started: float) -> None:
             ownership.hand_over(Path(env[name]), since=started - 1)
 
 
-def _stop(number: int, _frame: object) -> NoReturn:
-    """The first signal ends the run in order; the runner's later ones must not end the leaving."""
-    for other in SIGNALS:
-        signal.signal(other, lambda *_: None)  # SIG_IGN would be inherited by children
-    raise KeyboardInterrupt(f"Stopped by {signal.Signals(number).name}: the job was cancelled.")
+def _words(number: int) -> str:
+    return f"Stopped by {signal.Signals(number).name}: the job was cancelled."

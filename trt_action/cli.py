@@ -10,9 +10,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from trt_action import __version__, errors
+from trt_action import __version__, errors, interruption
 from trt_action.commands import (
     bump,
     deploy,
@@ -47,13 +47,9 @@ EXIT_CODES = """exit codes:
 """
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises, never shows a traceback."""
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+    interruption.on_signals(_words)
     try:
         arguments = parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
@@ -383,12 +379,9 @@ def _bug(error: Exception) -> errors.TrtActionError:
     return errors.InternalError(f"{type(error).__name__}: {str(error)[:500]}", why=f"The details are in {log}.")
 
 
-def _stop(number: int, _frame: object) -> NoReturn:
-    """The first signal ends the run in order; a second one must not end the tidying up."""
-    for other in SIGNALS:
-        signal.signal(other, lambda *_: None)  # SIG_IGN would be inherited, and warns of a signal on its way
+def _words(number: int) -> str:
     how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    raise KeyboardInterrupt(f"The run was stopped ({how}).")
+    return f"The run was stopped ({how})."
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class One(Channel):
 def main() -> None:
     """Until stdin ends."""
     for line in sys.stdin:
-        channel = One({**json.loads(line), "label": "fuzz.onnx", "shapes": {}, "batch_size": 2})
+        channel = One({**json.loads(line), "label": "fuzz.onnx", "shapes": {}, "batch_size": 2, "elsewhere": []})
         try:
             examine.serve(channel)
             answer: dict[str, Any] = {"notes": channel.answer["notes"]}

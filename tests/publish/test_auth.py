@@ -92,7 +92,7 @@ def test_a_file_without_certificates_is_refused(locked: Running, make: MakeRegis
 
 def test_plain_http_is_for_this_machine_or_asked_for(make: MakeRegistry) -> None:
     asked = make("registry.invalid", patience=0.0)
-    with pytest.raises(RegistryError, match="no such host|no connection"):  # as this machine's resolver says
+    with pytest.raises(RegistryError, match=r"no such host|no connection"):  # as this machine's resolver says
         asked.tags("a")
     assert asked._transport.url("/v2/").startswith("https://")
     assert make("127.0.0.1:1", insecure=False)._transport.url("/v2/").startswith("https://")
