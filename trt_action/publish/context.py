@@ -39,6 +39,7 @@ SERVED = (
     "errors.py",
     "files.py",
     "inputs.py",
+    "interruption.py",
     "process.py",
     "commands",
     "engine",
