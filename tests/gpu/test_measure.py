@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.windows import Once
 from tests.gpu.conftest import Make, feeds, plain
 from trt_action import arrays, measure
 from trt_action.engine import devices, nvml
@@ -75,27 +76,14 @@ def test_a_watched_pass_is_cut_into_windows_and_counts_what_it_sets_aside(convs:
     assert 0.5 < several.samples_per_second / unwatched.samples_per_second < 2
 
 
-class Again:
-    """The first window of a pass is wanted again."""
-
-    asked = 0
-
-    def begin(self) -> None:
-        pass
-
-    def again(self) -> bool:
-        self.asked += 1
-        return self.asked == 1
-
-
 @pytest.mark.parametrize("graph", [False, True])
 def test_a_window_that_is_wanted_again_does_not_count(convs: Make, saved: Path, graph: bool) -> None:
     path = plain(convs(depth=16), cuda_graph=graph)
-    windows = Again()
+    windows = Once()
     found = measure.throughput(path, saved, concurrency=2, seconds=1.0, batch=BATCH, windows=windows)
     assert (found.set_aside, windows.asked) == (1, 3)
     assert 0.99 <= found.seconds < 1.6
-    windows = Again()
+    windows = Once()
     latency = measure.latencies({"head": path}, {"head": saved}, seconds=0.5, windows=windows)["head"]
     assert latency.device
     assert (latency.set_aside, latency.device.set_aside) == (1, 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doubles.windows import Once
 from tests.measure.conftest import Make
 from trt_action.evidence import Latency
 from trt_action.measure import first_load, latencies, throughput, usable_cpus
@@ -112,16 +113,6 @@ def test_cold_start(convs: Make, feeds: Path) -> None:
 
 
 def test_turns_that_are_wanted_again_do_not_count(convs: Make, feeds: Path) -> None:
-    class Once:
-        asked = 0
-
-        def begin(self) -> None:
-            pass
-
-        def again(self) -> bool:
-            self.asked += 1
-            return self.asked == 1
-
     windows = Once()
     found = latencies({"head": convs()}, {"head": feeds}, seconds=0.1, windows=windows)["head"]
     assert (found.set_aside, windows.asked) == (1, 2)

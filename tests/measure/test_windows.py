@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tests.doubles.nvml import H200, UUID, FakeNvml
+from tests.doubles.windows import Once
 from tests.measure.conftest import Make
 from trt_action.engine import nvml
 from trt_action.engine.backend import DeviceTimes, RuntimeOptions, Session
@@ -110,19 +111,6 @@ def test_lengths_of_windows(seconds: float, windows: list[float]) -> None:
     gpu = Gpu(lambda _: False)
     in_windows(gpu, seconds, gpu.measure)
     assert [length for length, _ in gpu.asked] == pytest.approx(windows)
-
-
-class Once:
-    """The first window is wanted again."""
-
-    asked = 0
-
-    def begin(self) -> None:
-        pass
-
-    def again(self) -> bool:
-        self.asked += 1
-        return self.asked == 1
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
